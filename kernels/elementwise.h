@@ -1,0 +1,18 @@
+// Small passes over flat arrays of n elements.
+#pragma once
+
+#include "kernels/types.h"
+
+namespace carry {
+
+void Cast(const void* src, DType src_type, void* dst, DType dst_type,
+          int64_t n);                                     // fp32 <-> bf16
+void AddTo(float* dst, const void* src, DType type, int64_t n);  // dst += src
+void Scale(float* x, float factor, int64_t n);
+void Fill(float* x, float value, int64_t n);
+// Index of the first value that is not finite, or -1.
+int64_t FirstNonFinite(const void* x, DType type, int64_t n);
+// dst [cols, rows] = src [rows, cols] transposed, fp32.
+void Transpose(const float* src, int64_t rows, int64_t cols, float* dst);
+
+}  // namespace carry
