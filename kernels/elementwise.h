@@ -8,6 +8,8 @@ namespace carry {
 void Cast(const void* src, DType src_type, void* dst, DType dst_type,
           int64_t n);                                     // fp32 <-> bf16
 void AddTo(float* dst, const void* src, DType type, int64_t n);  // dst += src
+// sums[c] += sum over rows of x[r, c].
+void AddColumnSums(ConstMatView x, float* sums);
 void Scale(float* x, float factor, int64_t n);
 void Fill(float* x, float value, int64_t n);
 // Index of the first value that is not finite, or -1.

@@ -1,0 +1,228 @@
+#include "framework/memory.h"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "kernels/check.h"
+
+namespace carry {
+namespace {
+
+constexpr int kParts = static_cast<int>(MemoryPart::kCount);
+constexpr int64_t kHugeFrom = int64_t{1} << 20;
+constexpr int64_t kHugePage = int64_t{2} << 20;
+// 16 staggered starts, 5 cache lines apart: rows then miss each other's sets.
+constexpr int64_t kStagger = 320;
+constexpr int64_t kStaggers = 16;
+
+struct Block {
+  void* base;      // what the system gave
+  void* data;      // what the caller sees
+  int64_t size;    // size class, without the stagger
+};
+
+// Multiples of 64 B up to 4 KiB, then 1/8 steps between powers of two.
+int64_t SizeClass(int64_t bytes) {
+  bytes = std::max<int64_t>(bytes, 64);
+  int64_t step = 64;
+  while (step * 16 <= bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
+class Pool {
+ public:
+  static Pool& Get() {
+    static Pool* pool = new Pool;  // Outlives every static tensor.
+    return *pool;
+  }
+
+  Block Take(int64_t bytes, MemoryPart part) {
+    const int64_t size = SizeClass(bytes);
+    std::lock_guard<std::mutex> lock(mutex_);
+    Count(part, size);
+    auto it = free_.find(size);
+    if (it != free_.end() && !it->second.empty()) {
+      Block block = it->second.back();
+      it->second.pop_back();
+      cached_ -= size;
+      return block;
+    }
+    return FromSystem(size);
+  }
+
+  void Give(const Block& block, MemoryPart part) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Count(part, -block.size);
+    if (cached_ + block.size > limit_) {
+      std::free(block.base);
+      return;
+    }
+    cached_ += block.size;
+    free_[block.size].push_back(block);
+  }
+
+  void Trim() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    TrimLocked();
+  }
+
+  void SetLimit(int64_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    limit_ = bytes;
+    if (cached_ > limit_) TrimLocked();
+  }
+
+  MemoryUse Use(int index) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return use_[index];
+  }
+
+  void ResetPeaks() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (MemoryUse& use : use_) use.peak = use.bytes;
+  }
+
+ private:
+  void Count(MemoryPart part, int64_t bytes) {
+    for (int i : {static_cast<int>(part), kParts}) {
+      use_[i].bytes += bytes;
+      use_[i].peak = std::max(use_[i].peak, use_[i].bytes);
+    }
+  }
+
+  Block FromSystem(int64_t size) {
+    const bool huge = size >= kHugeFrom;
+    const int64_t stagger = huge ? kStagger * (next_++ % kStaggers) / 64 * 64 : 0;
+    const int64_t alignment = huge ? kHugePage : 64;
+    const int64_t total =
+        (size + stagger + alignment - 1) / alignment * alignment;
+    void* base = std::aligned_alloc(alignment, total);
+    if (base == nullptr) {
+      TrimLocked();
+      base = std::aligned_alloc(alignment, total);
+    }
+    if (base == nullptr) {
+      std::fprintf(stderr,
+                   "carry: error: out of memory: %s asked for, %s in use; "
+                   "lower training.chunk_length, training.micro_batch_size or "
+                   "training.tape_memory_budget\n",
+                   FormatBytes(size).c_str(),
+                   FormatBytes(use_[kParts].bytes).c_str());
+      std::exit(1);
+    }
+    if (huge) madvise(base, total, MADV_HUGEPAGE);
+    return {base, static_cast<char*>(base) + stagger, size};
+  }
+
+  void TrimLocked() {
+    for (auto& [size, blocks] : free_) {
+      for (const Block& block : blocks) std::free(block.base);
+      blocks.clear();
+    }
+    cached_ = 0;
+  }
+
+  std::mutex mutex_;
+  std::map<int64_t, std::vector<Block>> free_;
+  std::array<MemoryUse, kParts + 1> use_;
+  int64_t cached_ = 0;
+  int64_t limit_ = std::numeric_limits<int64_t>::max();
+  int64_t next_ = 0;
+};
+
+// The number behind `key` in a file of "key: value kB" lines, in bytes.
+int64_t ReadKilobytes(const char* path, const std::string& key) {
+  std::ifstream file(path);
+  std::string word;
+  while (file >> word) {
+    int64_t value;
+    if (word == key && file >> value) return value * 1024;
+  }
+  return -1;
+}
+
+int64_t ReadNumber(const char* path) {
+  std::ifstream file(path);
+  int64_t value;
+  return file >> value ? value : -1;  // "max" means no limit
+}
+
+}  // namespace
+
+const char* Name(MemoryPart part) {
+  switch (part) {
+    case MemoryPart::kParameters:
+      return "parameters";
+    case MemoryPart::kGradients:
+      return "gradients";
+    case MemoryPart::kOptimizer:
+      return "optimizer";
+    case MemoryPart::kActivations:
+      return "activations";
+    case MemoryPart::kCarries:
+      return "carries";
+    case MemoryPart::kData:
+      return "data";
+    case MemoryPart::kCount:
+      break;
+  }
+  return "?";
+}
+
+MemoryUse GetMemoryUse(MemoryPart part) {
+  return Pool::Get().Use(static_cast<int>(part));
+}
+MemoryUse GetTotalMemoryUse() { return Pool::Get().Use(kParts); }
+void ResetMemoryPeaks() { Pool::Get().ResetPeaks(); }
+void TrimMemoryCache() { Pool::Get().Trim(); }
+void SetMemoryCacheLimit(int64_t bytes) { Pool::Get().SetLimit(bytes); }
+
+int64_t AvailableSystemMemory() {
+  int64_t available = ReadKilobytes("/proc/meminfo", "MemAvailable:");
+  if (available < 0) available = std::numeric_limits<int64_t>::max();
+  const int64_t limit = ReadNumber("/sys/fs/cgroup/memory.max");
+  const int64_t used = ReadNumber("/sys/fs/cgroup/memory.current");
+  if (limit >= 0 && used >= 0) {
+    available = std::min(available, std::max<int64_t>(0, limit - used));
+  }
+  return available;
+}
+
+int64_t PeakResidentBytes() {
+  rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+}
+
+std::string FormatBytes(int64_t bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  double value = static_cast<double>(bytes);
+  int unit = 0;
+  while (value >= 1024 && unit < 6) {
+    value /= 1024;
+    ++unit;
+  }
+  char text[32];
+  std::snprintf(text, sizeof(text), unit == 0 ? "%.0f %s" : "%.2f %s", value,
+                units[unit]);
+  return text;
+}
+
+std::shared_ptr<void> AllocateMemory(int64_t bytes, MemoryPart part) {
+  CARRY_CHECK(bytes >= 0);
+  const Block block = Pool::Get().Take(bytes, part);
+  return std::shared_ptr<void>(
+      block.data, [block, part](void*) { Pool::Get().Give(block, part); });
+}
+
+}  // namespace carry

@@ -1,0 +1,54 @@
+// Host memory for tensors: cached blocks, counted by part.
+//
+// Freed blocks stay in the cache and serve the next request of the same size
+// class, so a training step allocates from the system only while it is the
+// largest so far. Blocks of 1 MiB and more are advised to use huge pages, and
+// their starts are staggered: rows of equal length in two arrays would
+// otherwise fall on the same cache sets.
+//
+// Thread safety: all functions may be called from any thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace carry {
+
+enum class MemoryPart : uint8_t {
+  kParameters,   // weights, and their packed or bf16 copies
+  kGradients,
+  kOptimizer,
+  kActivations,  // tapes and everything that lives for one op
+  kCarries,      // carries at chunk edges and their gradients
+  kData,         // tokens
+  kCount
+};
+const char* Name(MemoryPart part);
+
+struct MemoryUse {
+  int64_t bytes = 0;  // now
+  int64_t peak = 0;   // since the last ResetPeaks
+};
+MemoryUse GetMemoryUse(MemoryPart part);
+// Everything handed out, whatever the part.
+MemoryUse GetTotalMemoryUse();
+// Starts new peaks at what is in use now.
+void ResetMemoryPeaks();
+// Gives cached blocks back to the system.
+void TrimMemoryCache();
+// Limits the cache: freed blocks beyond `bytes` go back to the system.
+void SetMemoryCacheLimit(int64_t bytes);
+
+// Bytes this process may still take, from the control group's limit and what
+// the system has available; and its peak resident size so far.
+int64_t AvailableSystemMemory();
+int64_t PeakResidentBytes();
+
+// "1.50 GiB"
+std::string FormatBytes(int64_t bytes);
+
+// A block of at least `bytes`, 64-byte aligned, uninitialised.
+std::shared_ptr<void> AllocateMemory(int64_t bytes, MemoryPart part);
+
+}  // namespace carry

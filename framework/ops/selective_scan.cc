@@ -1,0 +1,109 @@
+#include "framework/ops/selective_scan.h"
+
+#include <cmath>
+#include <utility>
+
+#include "kernels/selective_scan.h"
+
+namespace carry {
+namespace {
+
+// A = -exp(A_log). [E, N] is tiny beside [T, E, N]; fp64 keeps it exact.
+Tensor NegativeExp(const Tensor& a_log) {
+  Tensor a = Tensor::Empty(a_log.shape(), DType::kF32);
+  for (int64_t i = 0; i < a.size(); ++i) {
+    a.f32()[i] =
+        static_cast<float>(-std::exp(static_cast<double>(a_log.f32()[i])));
+  }
+  return a;
+}
+
+SelectiveScanArgs MakeArgs(const SelectiveScanIn& in, const Tensor& a) {
+  const Shape& shape = in.u.value().shape();
+  CARRY_CHECK(shape.size() == 3 && in.a_log->shape()[0] == shape[2]);
+  SelectiveScanArgs args{};
+  args.batch = shape[0];
+  args.time = shape[1];
+  args.channels = shape[2];
+  args.states = in.a_log->shape()[1];
+  args.u = in.u.value().view();
+  args.dt_raw = in.dt_raw.value().view();
+  if (in.z.defined()) args.z = in.z.value().view();
+  args.b = in.b.value().view();
+  args.c = in.c.value().view();
+  args.a = a.f32();
+  args.d = in.d == nullptr ? nullptr : in.d->value().f32();
+  args.dt_bias = in.dt_bias == nullptr ? nullptr : in.dt_bias->value().f32();
+  args.state_in = in.state.defined() ? in.state.value().f32() : nullptr;
+  args.document_start = in.document_start;
+  return args;
+}
+
+void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
+              const Tensor& a, const Tensor& saved) {
+  const SelectiveScanArgs args = MakeArgs(in, a);
+  const Tensor dstate = out.state.grad();
+  Tensor dy = out.y.grad();
+  if (!dy.defined()) {
+    dy = Tensor::Zeros(out.y.value().shape(), out.y.value().dtype());
+  }
+  GradTarget du = GradTarget::Overwrite(in.u);
+  GradTarget ddt = GradTarget::Overwrite(in.dt_raw);
+  GradTarget dz = GradTarget::Overwrite(in.z);
+  GradTarget db = GradTarget::Overwrite(in.b);
+  GradTarget dc = GradTarget::Overwrite(in.c);
+  GradTarget dstate_in = GradTarget::Overwrite(in.state);
+  Tensor da = Tensor::Zeros(a.shape(), DType::kF32);
+
+  SelectiveScanBackwardArgs grad{};
+  grad.dout = dy.view();
+  grad.dstate_out = dstate.defined() ? dstate.f32() : nullptr;
+  grad.saved = saved.f32();
+  grad.du = du.view();
+  grad.ddt_raw = ddt.view();
+  grad.dz = dz.view();
+  grad.db = db.view();
+  grad.dc = dc.view();
+  grad.da = da.f32();
+  grad.dd = in.d == nullptr ? nullptr : in.d->grad().f32();
+  grad.ddt_bias = in.dt_bias == nullptr ? nullptr : in.dt_bias->grad().f32();
+  grad.dstate_in = dstate_in.f32();
+  SelectiveScanBackward(args, grad);
+  for (GradTarget* target : {&du, &ddt, &dz, &db, &dc, &dstate_in}) {
+    target->Finish();
+  }
+  // dA/dA_log = A.
+  float* da_log = in.a_log->grad().f32();
+  for (int64_t i = 0; i < a.size(); ++i) da_log[i] += da.f32()[i] * a.f32()[i];
+}
+
+}  // namespace
+
+SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
+                               Tensor state_buffer) {
+  const Tensor a = NegativeExp(in.a_log->value());
+  const SelectiveScanArgs args = MakeArgs(in, a);
+  if (!state_buffer.defined()) {
+    state_buffer = Tensor::Empty({args.batch, args.channels, args.states},
+                                 DType::kF32, MemoryPart::kCarries);
+  }
+  SelectiveScanOut out;
+  out.y = Var(Tensor::Empty(in.u.value().shape(), in.u.value().dtype()),
+              tape.recording());
+  out.state = Var(std::move(state_buffer), tape.recording());
+  Tensor saved;
+  if (tape.recording()) {
+    saved = Tensor::Empty({SelectiveScanSavedSize(args.batch, args.time,
+                                                  args.channels, args.states)},
+                          DType::kF32);
+  }
+  SelectiveScanForward(args, {out.y.value().view(), out.state.value().f32(),
+                              saved.defined() ? saved.f32() : nullptr});
+  tape.Record([in, out, a, saved]() {
+    Backward(in, out, a, saved);
+    return absl::OkStatus();
+  });
+  return out;
+}
+
+}  // namespace carry

@@ -1,0 +1,101 @@
+#include "framework/parameter.h"
+
+#include <utility>
+
+#include "framework/random.h"
+#include "kernels/parallel_for.h"
+
+namespace carry {
+namespace {
+
+// Parameters start at multiples of 16 floats, a cache line.
+constexpr int64_t kAlign = 16;
+
+// FNV-1a: streams must not change with the order of parameters.
+uint64_t HashName(const std::string& name) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (unsigned char c : name) hash = (hash ^ c) * 0x100000001b3u;
+  return hash;
+}
+
+}  // namespace
+
+Initializer ConstantInit(float value) {
+  return [value](uint64_t, uint64_t, float* x, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) x[i] = value;
+  };
+}
+
+Initializer NormalInit(double stddev) {
+  return [stddev](uint64_t seed, uint64_t stream, float* x, int64_t n) {
+    ParallelRanges(n, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        x[i] = static_cast<float>(
+            stddev * Normal(seed, stream, static_cast<uint64_t>(i)));
+      }
+    });
+  };
+}
+
+Initializer UniformInit(double low, double high) {
+  return [low, high](uint64_t seed, uint64_t stream, float* x, int64_t n) {
+    ParallelRanges(n, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        const double u = Uniform(seed, stream, static_cast<uint64_t>(i));
+        x[i] = static_cast<float>(low + (high - low) * u);
+      }
+    });
+  };
+}
+
+const PackedWeight& Parameter::Packed(bool transpose, DType dtype,
+                                      int64_t rows) {
+  Pack& pack = packs_[transpose ? 1 : 0];
+  if (pack.weight == nullptr || pack.dtype != dtype) {
+    pack.weight = std::make_unique<PackedWeight>(value_.view(), transpose,
+                                                 dtype, rows);
+    pack.dtype = dtype;
+  } else if (pack.version != *version_) {
+    pack.weight->Update(value_.view());
+  }
+  pack.version = *version_;
+  return *pack.weight;
+}
+
+Parameter* ParameterStore::Add(std::string name, Shape shape, bool decay,
+                               Initializer init) {
+  CARRY_CHECK(Find(name) == nullptr && !values_.defined());
+  auto parameter = std::make_unique<Parameter>();
+  parameter->name_ = std::move(name);
+  parameter->decay_ = decay;
+  parameter->offset_ = size_;
+  parameter->version_ = &version_;
+  parameter->shape_ = std::move(shape);
+  size_ += (parameter->size() + kAlign - 1) / kAlign * kAlign;
+  parameters_.push_back(std::move(parameter));
+  inits_.push_back(std::move(init));
+  return parameters_.back().get();
+}
+
+void ParameterStore::Allocate(uint64_t seed, bool gradients) {
+  values_ = Tensor::Zeros({size_}, DType::kF32, MemoryPart::kParameters);
+  if (gradients) {
+    grads_ = Tensor::Zeros({size_}, DType::kF32, MemoryPart::kGradients);
+  }
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& p = *parameters_[i];
+    p.value_ = values_.Slice(p.offset_, p.shape());
+    if (gradients) p.grad_ = grads_.Slice(p.offset_, p.shape());
+    inits_[i](seed, HashName(p.name_), p.value_.f32(), p.size());
+  }
+  inits_.clear();
+}
+
+Parameter* ParameterStore::Find(const std::string& name) const {
+  for (const auto& parameter : parameters_) {
+    if (parameter->name_ == name) return parameter.get();
+  }
+  return nullptr;
+}
+
+}  // namespace carry

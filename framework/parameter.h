@@ -1,0 +1,89 @@
+// Trainable tensors, laid out in one arena.
+//
+// All weights lie one after another in one fp32 array, all gradients in
+// another with the same offsets: a norm, a clip, an optimizer step and a
+// gradient reduction are each one pass over flat memory, whatever the model.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "framework/tensor.h"
+#include "kernels/matmul.h"
+
+namespace carry {
+
+class Parameter {
+ public:
+  const std::string& name() const { return name_; }
+  const Shape& shape() const { return shape_; }
+  const Tensor& value() const { return value_; }
+  // Accumulated over chunks and micro-batches; zeroed once a step.
+  const Tensor& grad() const { return grad_; }
+  int64_t offset() const { return offset_; }  // elements, in the arena
+  int64_t size() const { return Product(shape_); }
+  // Whether weight decay applies.
+  bool decay() const { return decay_; }
+
+  // The weight [N, K] packed for y = x W^T (transpose) or dx = dy W, in
+  // `dtype`; made at first use and again after the values have changed.
+  const PackedWeight& Packed(bool transpose, DType dtype, int64_t rows);
+
+ private:
+  friend class ParameterStore;
+  std::string name_;
+  Shape shape_;
+  Tensor value_;
+  Tensor grad_;
+  int64_t offset_ = 0;
+  bool decay_ = true;
+  uint64_t* version_ = nullptr;  // the store's
+  struct Pack {
+    std::unique_ptr<PackedWeight> weight;
+    DType dtype = DType::kF32;
+    uint64_t version = 0;
+  };
+  Pack packs_[2];  // by transpose
+};
+
+// Fills a parameter with its initial values. `stream` differs for every
+// parameter and depends on its name alone.
+using Initializer =
+    std::function<void(uint64_t seed, uint64_t stream, float* x, int64_t n)>;
+Initializer ConstantInit(float value);
+Initializer NormalInit(double stddev);
+Initializer UniformInit(double low, double high);
+
+class ParameterStore {
+ public:
+  // Owned by the store; valid for its life. Names must differ.
+  Parameter* Add(std::string name, Shape shape, bool decay, Initializer init);
+
+  // Allocates the arenas (gradients only if `gradients`) and initialises.
+  // Call once, after every Add.
+  void Allocate(uint64_t seed, bool gradients);
+
+  const std::vector<std::unique_ptr<Parameter>>& parameters() const {
+    return parameters_;
+  }
+  Parameter* Find(const std::string& name) const;  // or nullptr
+  int64_t size() const { return size_; }           // elements
+  const Tensor& values() const { return values_; }
+  const Tensor& grads() const { return grads_; }
+  void ZeroGrads() { grads_.Zero(); }
+  // Call after changing values: packed copies are made again.
+  void Changed() { ++version_; }
+
+ private:
+  std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::vector<Initializer> inits_;
+  Tensor values_;
+  Tensor grads_;
+  int64_t size_ = 0;
+  uint64_t version_ = 1;
+};
+
+}  // namespace carry
