@@ -1,0 +1,195 @@
+#include "framework/nn/language_model.h"
+
+#include <cmath>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "framework/ops/embedding.h"
+#include "framework/ops/linear_cross_entropy.h"
+#include "framework/ops/rms_norm.h"
+#include "kernels/matmul.h"
+
+namespace carry {
+namespace {
+
+absl::Status Bad(const char* field, const std::string& why) {
+  return absl::InvalidArgumentError(absl::StrCat("model.", field, " ", why));
+}
+
+absl::Status CheckRange(const char* field, int64_t value, int64_t low,
+                        int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return Bad(field, absl::StrCat("is ", value, "; it must be from ", low,
+                                 " to ", high));
+}
+
+constexpr int64_t kMaxWidth = int64_t{1} << 24;
+
+absl::Status ResolveMamba(int64_t hidden, Mamba* m) {
+  if (!m->has_state_size()) m->set_state_size(16);
+  if (!m->has_expand()) m->set_expand(2);
+  if (!m->has_conv_kernel()) m->set_conv_kernel(4);
+  if (!m->has_time_step_rank()) m->set_time_step_rank((hidden + 15) / 16);
+  if (!m->has_use_bias()) m->set_use_bias(false);
+  if (!m->has_use_conv_bias()) m->set_use_conv_bias(true);
+  if (!m->has_time_step_min()) m->set_time_step_min(0.001);
+  if (!m->has_time_step_max()) m->set_time_step_max(0.1);
+  if (!m->has_time_step_floor()) m->set_time_step_floor(1e-4);
+  if (!m->has_time_step_scale()) m->set_time_step_scale(1);
+  for (absl::Status status :
+       {CheckRange("mamba.state_size", m->state_size(), 1, 256),
+        CheckRange("mamba.expand", m->expand(), 1, 64),
+        CheckRange("mamba.conv_kernel", m->conv_kernel(), 1, 8),
+        CheckRange("mamba.time_step_rank", m->time_step_rank(), 1,
+                   kMaxWidth)}) {
+    if (!status.ok()) return status;
+  }
+  const double low = m->time_step_min(), high = m->time_step_max();
+  if (!(low > 0 && low <= high && std::isfinite(high))) {
+    return Bad("mamba.time_step_min",
+               absl::StrCat("is ", low, " and time_step_max ", high,
+                            "; they must satisfy 0 < min <= max"));
+  }
+  if (!(m->time_step_floor() > 0 && std::isfinite(m->time_step_floor()))) {
+    return Bad("mamba.time_step_floor", "must be positive");
+  }
+  if (!(m->time_step_scale() > 0 && std::isfinite(m->time_step_scale()))) {
+    return Bad("mamba.time_step_scale", "must be positive");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ResolveModel(Model* model) {
+  if (!model->has_tie_embeddings()) model->set_tie_embeddings(true);
+  if (!model->has_norm_epsilon()) model->set_norm_epsilon(1e-5);
+  if (!model->has_initializer_range()) model->set_initializer_range(0.02);
+  if (!model->has_rescale_prenorm_residual()) {
+    model->set_rescale_prenorm_residual(true);
+  }
+  for (absl::Status status :
+       {CheckRange("hidden_size", model->hidden_size(), 1, kMaxWidth),
+        CheckRange("num_layers", model->num_layers(), 1, 1 << 16),
+        CheckRange("vocab_size", model->vocab_size(), 1, int64_t{1} << 31)}) {
+    if (!status.ok()) return status;
+  }
+  if (!(model->norm_epsilon() > 0 && std::isfinite(model->norm_epsilon()))) {
+    return Bad("norm_epsilon", "must be positive");
+  }
+  if (!(model->initializer_range() >= 0 &&
+        std::isfinite(model->initializer_range()))) {
+    return Bad("initializer_range", "must not be negative");
+  }
+  if (model->mixer_case() == Model::MIXER_NOT_SET) model->mutable_mamba();
+  return ResolveMamba(model->hidden_size(), model->mutable_mamba());
+}
+
+LanguageModel::LanguageModel(const Model& model, DType activations,
+                             uint64_t seed, bool gradients)
+    : model_(model), activations_(activations) {
+  const int64_t dim = model.hidden_size();
+  const Shape table = {model.vocab_size(), dim};
+  const Initializer normal = NormalInit(model.initializer_range());
+  embedding_ = store_.Add("backbone.embeddings.weight", table, true, normal);
+  for (int64_t l = 0; l < model.num_layers(); ++l) {
+    const std::string prefix = absl::StrCat("backbone.layers.", l, ".");
+    norms_.push_back(
+        store_.Add(prefix + "norm.weight", {dim}, false, ConstantInit(1)));
+    mixers_.push_back(MakeMixer(model, prefix + "mixer.", store_));
+  }
+  norm_f_ =
+      store_.Add("backbone.norm_f.weight", {dim}, false, ConstantInit(1));
+  if (!model.tie_embeddings()) {
+    head_ = store_.Add("lm_head.weight", table, true, normal);
+  }
+  store_.Allocate(seed, gradients);
+}
+
+LanguageModel::Hidden LanguageModel::Embed(Tape& tape, const int32_t* tokens,
+                                           const ChunkInfo& chunk) {
+  tape.SetScope("backbone.");
+  Hidden hidden;
+  hidden.residual =
+      Embedding(tape, tokens, chunk.batch, chunk.time, *embedding_);
+  tape.Observe("embeddings", hidden.residual);
+  return hidden;
+}
+
+LanguageModel::Hidden LanguageModel::Layer(Tape& tape, int64_t layer,
+                                           const Hidden& in,
+                                           const ChunkInfo& chunk,
+                                           const CarryVars& carry_in,
+                                           const Carry& out,
+                                           CarryVars* carry_out) {
+  tape.SetScope(absl::StrCat("backbone.layers.", layer, "."));
+  const RmsNormOut norm =
+      RmsNorm(tape, in.residual, in.delta, *norms_[layer],
+              static_cast<float>(model_.norm_epsilon()), activations_);
+  tape.Observe("norm", norm.normed);
+  Hidden hidden;
+  hidden.residual = norm.sum;
+  hidden.delta = mixers_[layer]->Forward(tape, norm.normed, chunk, carry_in,
+                                         out, carry_out);
+  return hidden;
+}
+
+Tensor LanguageModel::Loss(Tape& tape, const Hidden& in,
+                           const int32_t* targets, float loss_weight) {
+  tape.SetScope("backbone.");
+  const RmsNormOut norm =
+      RmsNorm(tape, in.residual, in.delta, *norm_f_,
+              static_cast<float>(model_.norm_epsilon()), activations_);
+  tape.Observe("norm_f", norm.normed);
+  return LinearCrossEntropy(tape, norm.normed, head(), targets, loss_weight);
+}
+
+Tensor LanguageModel::Logits(const Hidden& in, bool last_only) {
+  Tape tape(false);
+  const RmsNormOut norm =
+      RmsNorm(tape, in.residual, in.delta, *norm_f_,
+              static_cast<float>(model_.norm_epsilon()), activations_);
+  Tensor x = norm.normed.value();
+  const int64_t batch = x.dim(0), time = x.dim(1), dim = x.dim(2);
+  int64_t steps = time;
+  if (last_only && time > 1) {
+    const Tensor last = Tensor::Empty({batch, 1, dim}, x.dtype());
+    for (int64_t b = 0; b < batch; ++b) {
+      const Tensor row = x.Rows(b * time + time - 1, 1);
+      std::copy_n(row.as<char>(), row.bytes(), last.Rows(b, 1).as<char>());
+    }
+    x = last;
+    steps = 1;
+  }
+  const Tensor logits =
+      Tensor::Empty({batch, steps, model_.vocab_size()}, DType::kF32);
+  MatMul(x.view(), head().Packed(true, activations_, batch * steps),
+         logits.view(), Write::kOverwrite, nullptr);
+  return logits;
+}
+
+int64_t LanguageModel::NumParameters() const {
+  int64_t n = 0;
+  for (const auto& parameter : store_.parameters()) n += parameter->size();
+  return n;
+}
+
+int64_t LanguageModel::TapeBytesPerToken() const {
+  const int64_t dim = model_.hidden_size();
+  // Embedding; per block the residual sum, its rms and the normed input; the
+  // final norm and the head's gradient.
+  int64_t bytes = dim * 4;
+  for (const auto& mixer : mixers_) {
+    bytes += dim * 4 + 4 + dim * SizeOf(activations_) +
+             mixer->TapeBytesPerToken(activations_);
+  }
+  return bytes + dim * 4 + 4 + 2 * dim * SizeOf(activations_);
+}
+
+int64_t LanguageModel::MatMulFlopsPerToken() const {
+  int64_t flops = 2 * model_.vocab_size() * model_.hidden_size();
+  for (const auto& mixer : mixers_) flops += mixer->MatMulFlopsPerToken();
+  return flops;
+}
+
+}  // namespace carry

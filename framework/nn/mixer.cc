@@ -1,0 +1,19 @@
+#include "framework/nn/mixer.h"
+
+#include "framework/nn/mamba.h"
+
+namespace carry {
+
+std::unique_ptr<Mixer> MakeMixer(const Model& model, const std::string& prefix,
+                                 ParameterStore& store) {
+  switch (model.mixer_case()) {
+    case Model::kMamba:
+      return std::make_unique<MambaMixer>(model, prefix, store);
+    case Model::MIXER_NOT_SET:
+      break;
+  }
+  CARRY_CHECK(false && "a resolved model names a mixer");
+  return nullptr;
+}
+
+}  // namespace carry
