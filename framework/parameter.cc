@@ -11,13 +11,6 @@ namespace {
 // Parameters start at multiples of 16 floats, a cache line.
 constexpr int64_t kAlign = 16;
 
-// FNV-1a: streams must not change with the order of parameters.
-uint64_t HashName(const std::string& name) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (unsigned char c : name) hash = (hash ^ c) * 0x100000001b3u;
-  return hash;
-}
-
 }  // namespace
 
 Initializer ConstantInit(float value) {
@@ -86,7 +79,7 @@ void ParameterStore::Allocate(uint64_t seed, bool gradients) {
     Parameter& p = *parameters_[i];
     p.value_ = values_.Slice(p.offset_, p.shape());
     if (gradients) p.grad_ = grads_.Slice(p.offset_, p.shape());
-    inits_[i](seed, HashName(p.name_), p.value_.f32(), p.size());
+    inits_[i](seed, StreamOf(p.name_), p.value_.f32(), p.size());
   }
   inits_.clear();
 }

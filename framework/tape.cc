@@ -40,7 +40,7 @@ Tensor Var::grad() const {
   return state_->grad;
 }
 
-void Var::SetGrad(Tensor grad) {
+void Var::SetGrad(Tensor grad) const {
   state_->grad = std::move(grad);
   state_->written = true;
 }

@@ -19,7 +19,7 @@
 
 namespace carry {
 
-// A value of the tape with its gradient. Copies refer to the same Var.
+// A handle to a value of the tape and its gradient; copies refer to the same.
 class Var {
  public:
   Var() = default;
@@ -31,13 +31,11 @@ class Var {
   bool needs_grad() const { return state_ != nullptr && state_->needs_grad; }
   // The gradient that has been written so far; undefined if none.
   Tensor grad() const;
-  // Gives up the gradient's memory.
-  void ReleaseGrad() { state_->grad = Tensor(); }
 
   // Gradients go into `buffer` instead of fresh memory (not yet written).
-  void SetGradBuffer(Tensor buffer) { state_->grad = std::move(buffer); }
+  void SetGradBuffer(Tensor buffer) const { state_->grad = std::move(buffer); }
   // `grad` is the gradient, or a part that later ones are added to.
-  void SetGrad(Tensor grad);
+  void SetGrad(Tensor grad) const;
 
   // Columns [begin, begin + count) as a Var of their own. Its gradient is the
   // same columns of this Var's gradient: no copy in either direction. Every

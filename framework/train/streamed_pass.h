@@ -1,0 +1,76 @@
+// Loss and exact gradients of long sequences in the memory of one chunk.
+//
+// 1. Forward: the chunks in order, no tape, keeping the carries at chunk
+//    edges. The vocabulary head is not run.
+// 2. Backward: from the last chunk to the first, each chunk runs again with a
+//    tape from its stored carry, with its loss; the gradient of its carry out
+//    comes from the chunk on its right, that of its carry in goes left.
+//
+// The newest chunks may keep the tape of their first run, which saves their
+// second: one always does, more while `tape_memory_budget` lasts. The result
+// has the same bits either way.
+//
+// This is the full gradient of the whole sequence, not truncated
+// back-propagation. Memory: one chunk's tape (or the budget), plus the edge
+// carries, chunks * layers * B * CarrySize * 4 bytes.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "framework/nn/language_model.h"
+#include "framework/train/carry_exchange.h"
+
+namespace carry {
+
+// Sequences that run at once; arrays [B, L] with `stride` elements a row.
+struct SequenceBatch {
+  int64_t batch = 0;   // B
+  int64_t length = 0;  // L
+  int64_t stride = 0;
+  const int32_t* tokens = nullptr;
+  const int32_t* targets = nullptr;         // -1: no target
+  const uint8_t* document_start = nullptr;  // or nullptr: none
+};
+
+// Tokens [begin, end) of every sequence.
+struct ChunkSpan {
+  int64_t index = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+// All chunks of `chunk_length` tokens; the last may be short. 0: one chunk.
+std::vector<ChunkSpan> CutIntoChunks(int64_t length, int64_t chunk_length);
+
+struct StreamedPassOptions {
+  float loss_weight = 1;
+  int64_t tape_memory_budget = 0;
+  Tape::Observer observer;  // sees every named tensor and its gradient
+};
+
+// Runs `spans` (in order; on one rank of several, the rank's own) of `batch`
+// through the model, adds gradients to its parameters, and returns the sum of
+// nll over targets for each span. Chunks' sums are added up in fp64 in order.
+absl::StatusOr<std::vector<double>> RunStreamedPass(
+    LanguageModel& model, const SequenceBatch& batch,
+    const std::vector<ChunkSpan>& spans, CarryExchange& exchange,
+    const StreamedPassOptions& options);
+
+// Newest chunks that keep their tapes under the budget; at least 1.
+int64_t KeptTapes(const LanguageModel& model, int64_t batch,
+                  int64_t chunk_length, int64_t tape_memory_budget);
+
+// Forward only, chunk by chunk, no gradients: nll fp32 [T] of each token in
+// `span`, from `carries` (a carry a layer, or empty: zeros), which is replaced
+// by the carries after the span.
+Tensor ForwardLoss(LanguageModel& model, const SequenceBatch& batch,
+                   const ChunkSpan& span, std::vector<Carry>& carries);
+
+// Hidden state after all layers for tokens [B, T], carries as above; the
+// logits are model.Logits of it.
+LanguageModel::Hidden ForwardTokens(LanguageModel& model, const int32_t* tokens,
+                                    const ChunkInfo& chunk,
+                                    std::vector<Carry>& carries);
+
+}  // namespace carry
