@@ -26,9 +26,9 @@ constexpr int64_t kStagger = 320;
 constexpr int64_t kStaggers = 16;
 
 struct Block {
-  void* base;      // what the system gave
-  void* data;      // what the caller sees
-  int64_t size;    // size class, without the stagger
+  void* base;    // what the system gave
+  void* data;    // what the caller sees
+  int64_t size;  // size class, without the stagger
 };
 
 // Multiples of 64 B up to 4 KiB, then 1/8 steps between powers of two.
@@ -102,7 +102,8 @@ class Pool {
 
   Block FromSystem(int64_t size) {
     const bool huge = size >= kHugeFrom;
-    const int64_t stagger = huge ? kStagger * (next_++ % kStaggers) / 64 * 64 : 0;
+    const int64_t stagger =
+        huge ? kStagger * (next_++ % kStaggers) / 64 * 64 : 0;
     const int64_t alignment = huge ? kHugePage : 64;
     const int64_t total =
         (size + stagger + alignment - 1) / alignment * alignment;

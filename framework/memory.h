@@ -16,7 +16,7 @@
 namespace carry {
 
 enum class MemoryPart : uint8_t {
-  kParameters,   // weights, and their packed or bf16 copies
+  kParameters,  // weights, and their packed or bf16 copies
   kGradients,
   kOptimizer,
   kActivations,  // tapes and everything that lives for one op

@@ -45,8 +45,8 @@ const PackedWeight& Parameter::Packed(bool transpose, DType dtype,
                                       int64_t rows) {
   Pack& pack = packs_[transpose ? 1 : 0];
   if (pack.weight == nullptr || pack.dtype != dtype) {
-    pack.weight = std::make_unique<PackedWeight>(value_.view(), transpose,
-                                                 dtype, rows);
+    pack.weight =
+        std::make_unique<PackedWeight>(value_.view(), transpose, dtype, rows);
     pack.dtype = dtype;
   } else if (pack.version != *version_) {
     pack.weight->Update(value_.view());

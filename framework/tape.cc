@@ -72,8 +72,7 @@ GradTarget GradTarget::Accumulate(const Var& var) {
   if (!var.needs_grad()) return target;
   target.var_ = var;
   target.tensor_ = Var::GradMemory(*var.state_);
-  target.write_ =
-      var.state_->written ? Write::kAccumulate : Write::kOverwrite;
+  target.write_ = var.state_->written ? Write::kAccumulate : Write::kOverwrite;
   return target;
 }
 
@@ -82,9 +81,9 @@ GradTarget GradTarget::Overwrite(const Var& var) {
   if (!var.needs_grad()) return target;
   target.var_ = var;
   target.add_ = var.state_->written;
-  target.tensor_ =
-      target.add_ ? Tensor::Empty(var.value().shape(), var.value().dtype())
-                  : Var::GradMemory(*var.state_);
+  target.tensor_ = target.add_
+                       ? Tensor::Empty(var.value().shape(), var.value().dtype())
+                       : Var::GradMemory(*var.state_);
   return target;
 }
 

@@ -85,10 +85,9 @@ void Tensor::Zero() const {
 Tensor Tensor::Clone(MemoryPart part) const {
   Tensor copy = Empty(shape_, dtype_, part);
   for (int64_t r = 0; r < rows(); ++r) {
-    std::memcpy(
-        static_cast<char*>(copy.data_) + r * cols() * SizeOf(dtype_),
-        static_cast<char*>(data_) + r * stride_ * SizeOf(dtype_),
-        cols() * SizeOf(dtype_));
+    std::memcpy(static_cast<char*>(copy.data_) + r * cols() * SizeOf(dtype_),
+                static_cast<char*>(data_) + r * stride_ * SizeOf(dtype_),
+                cols() * SizeOf(dtype_));
   }
   return copy;
 }

@@ -21,12 +21,12 @@ namespace carry {
 
 struct CausalConv1dArgs {
   int64_t batch, time, channels, taps;  // B, T, E, K (1 <= K <= 8)
-  ConstMatView x;                  // [B*T, E]
-  const float* weight;             // [E, K]
-  const float* bias;               // [E], or nullptr
-  const float* carry_in;           // [B, E, K-1], or nullptr: zeros
-  const uint8_t* document_start;   // [B, T], or nullptr: none
-  bool silu = true;                // false: y = v
+  ConstMatView x;                       // [B*T, E]
+  const float* weight;                  // [E, K]
+  const float* bias;                    // [E], or nullptr
+  const float* carry_in;                // [B, E, K-1], or nullptr: zeros
+  const uint8_t* document_start;        // [B, T], or nullptr: none
+  bool silu = true;                     // false: y = v
 };
 
 struct CausalConv1dForwardOut {
@@ -37,12 +37,12 @@ void CausalConv1dForward(const CausalConv1dArgs& args,
                          const CausalConv1dForwardOut& out);
 
 struct CausalConv1dBackwardArgs {
-  ConstMatView dy;           // [B*T, E]
-  const float* dcarry_out;   // [B, E, K-1], or nullptr: zeros
-  MatView dx;                // [B*T, E], overwritten
-  float* dweight;            // [E, K], accumulated
-  float* dbias;              // [E], accumulated, or nullptr
-  float* dcarry_in;          // [B, E, K-1], overwritten, or nullptr
+  ConstMatView dy;          // [B*T, E]
+  const float* dcarry_out;  // [B, E, K-1], or nullptr: zeros
+  MatView dx;               // [B*T, E], overwritten
+  float* dweight;           // [E, K], accumulated
+  float* dbias;             // [E], accumulated, or nullptr
+  float* dcarry_in;         // [B, E, K-1], overwritten, or nullptr
 };
 void CausalConv1dBackward(const CausalConv1dArgs& args,
                           const CausalConv1dBackwardArgs& grad);

@@ -5,11 +5,11 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define CARRY_CHECK(condition)                                             \
-  do {                                                                     \
-    if (!(condition)) [[unlikely]] {                                       \
-      std::fprintf(stderr, "%s:%d: internal error: %s does not hold\n",    \
-                   __FILE__, __LINE__, #condition);                        \
-      std::abort();                                                        \
-    }                                                                      \
+#define CARRY_CHECK(condition)                                          \
+  do {                                                                  \
+    if (!(condition)) [[unlikely]] {                                    \
+      std::fprintf(stderr, "%s:%d: internal error: %s does not hold\n", \
+                   __FILE__, __LINE__, #condition);                     \
+      std::abort();                                                     \
+    }                                                                   \
   } while (false)

@@ -6,7 +6,7 @@
 namespace carry {
 
 void Cast(const void* src, DType src_type, void* dst, DType dst_type,
-          int64_t n);                                     // fp32 <-> bf16
+          int64_t n);  // fp32 <-> bf16
 void AddTo(float* dst, const void* src, DType type, int64_t n);  // dst += src
 // sums[c] += sum over rows of x[r, c].
 void AddColumnSums(ConstMatView x, float* sums);

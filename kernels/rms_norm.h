@@ -18,25 +18,25 @@
 namespace carry {
 
 struct RmsNormForwardArgs {
-  const float* residual;   // [R, D]
-  ConstMatView delta;      // [R, D], or data == nullptr: s = residual
-  const float* weight;     // [D]
+  const float* residual;  // [R, D]
+  ConstMatView delta;     // [R, D], or data == nullptr: s = residual
+  const float* weight;    // [D]
   float eps;
-  float* sum;              // [R, D]: s. May equal residual; nullptr: not kept
-  MatView y;               // [R, D]
-  float* inv_rms;          // [R], or nullptr
+  float* sum;      // [R, D]: s. May equal residual; nullptr: not kept
+  MatView y;       // [R, D]
+  float* inv_rms;  // [R], or nullptr
 };
 void RmsNormForward(const RmsNormForwardArgs& args);
 
 struct RmsNormBackwardArgs {
-  ConstMatView dy;          // [R, D]
-  const float* dsum;        // [R, D], or nullptr: no later use of s
-  const float* sum;         // [R, D], from forward
-  const float* inv_rms;     // [R], from forward
-  const float* weight;      // [D]
-  float* dresidual;         // [R, D], overwritten; may equal dsum
-  MatView ddelta;           // [R, D], overwritten; data == nullptr: not wanted
-  float* dweight;           // [D], accumulated
+  ConstMatView dy;       // [R, D]
+  const float* dsum;     // [R, D], or nullptr: no later use of s
+  const float* sum;      // [R, D], from forward
+  const float* inv_rms;  // [R], from forward
+  const float* weight;   // [D]
+  float* dresidual;      // [R, D], overwritten; may equal dsum
+  MatView ddelta;        // [R, D], overwritten; data == nullptr: not wanted
+  float* dweight;        // [D], accumulated
 };
 void RmsNormBackward(const RmsNormBackwardArgs& args);
 

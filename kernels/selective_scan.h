@@ -26,16 +26,16 @@ namespace carry {
 
 struct SelectiveScanArgs {
   int64_t batch, time, channels, states;  // B, T, E, N (1 <= N <= 256)
-  ConstMatView u;                 // [B*T, E]
-  ConstMatView dt_raw;            // [B*T, E], before bias and softplus
-  ConstMatView z;                 // [B*T, E]; data == nullptr: no gate
-  ConstMatView b;                 // [B*T, N]
-  ConstMatView c;                 // [B*T, N]
-  const float* a;                 // [E, N], negative
-  const float* d;                 // [E], or nullptr: no skip
-  const float* dt_bias;           // [E], or nullptr
-  const float* state_in;          // [B, E, N], or nullptr: zeros
-  const uint8_t* document_start;  // [B, T], or nullptr: none
+  ConstMatView u;                         // [B*T, E]
+  ConstMatView dt_raw;                    // [B*T, E], before bias and softplus
+  ConstMatView z;                         // [B*T, E]; data == nullptr: no gate
+  ConstMatView b;                         // [B*T, N]
+  ConstMatView c;                         // [B*T, N]
+  const float* a;                         // [E, N], negative
+  const float* d;                         // [E], or nullptr: no skip
+  const float* dt_bias;                   // [E], or nullptr
+  const float* state_in;                  // [B, E, N], or nullptr: zeros
+  const uint8_t* document_start;          // [B, T], or nullptr: none
 };
 
 // Floats that forward saves for backward.
@@ -51,18 +51,18 @@ void SelectiveScanForward(const SelectiveScanArgs& args,
                           const SelectiveScanForwardOut& out);
 
 struct SelectiveScanBackwardArgs {
-  ConstMatView dout;         // [B*T, E]
-  const float* dstate_out;   // [B, E, N], or nullptr: zeros
-  const float* saved;        // from forward
-  MatView du;                // [B*T, E], overwritten
-  MatView ddt_raw;           // [B*T, E], overwritten
-  MatView dz;                // [B*T, E], overwritten; nullptr without gate
-  MatView db;                // [B*T, N], overwritten
-  MatView dc;                // [B*T, N], overwritten
-  float* da;                 // [E, N], accumulated: gradient of A
-  float* dd;                 // [E], accumulated, or nullptr
-  float* ddt_bias;           // [E], accumulated, or nullptr
-  float* dstate_in;          // [B, E, N], overwritten, or nullptr
+  ConstMatView dout;        // [B*T, E]
+  const float* dstate_out;  // [B, E, N], or nullptr: zeros
+  const float* saved;       // from forward
+  MatView du;               // [B*T, E], overwritten
+  MatView ddt_raw;          // [B*T, E], overwritten
+  MatView dz;               // [B*T, E], overwritten; nullptr without gate
+  MatView db;               // [B*T, N], overwritten
+  MatView dc;               // [B*T, N], overwritten
+  float* da;                // [E, N], accumulated: gradient of A
+  float* dd;                // [E], accumulated, or nullptr
+  float* ddt_bias;          // [E], accumulated, or nullptr
+  float* dstate_in;         // [B, E, N], overwritten, or nullptr
 };
 void SelectiveScanBackward(const SelectiveScanArgs& args,
                            const SelectiveScanBackwardArgs& grad);

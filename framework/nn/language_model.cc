@@ -25,7 +25,7 @@ absl::Status CheckRange(const char* field, int64_t value, int64_t low,
 
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
 
-absl::Status ResolveMamba(int64_t hidden, Mamba* m) {
+absl::Status ResolveMamba(int64_t hidden, config::Mamba* m) {
   if (!m->has_state_size()) m->set_state_size(16);
   if (!m->has_expand()) m->set_expand(2);
   if (!m->has_conv_kernel()) m->set_conv_kernel(4);
@@ -61,7 +61,7 @@ absl::Status ResolveMamba(int64_t hidden, Mamba* m) {
 
 }  // namespace
 
-absl::Status ResolveModel(Model* model) {
+absl::Status ResolveModel(config::Model* model) {
   if (!model->has_tie_embeddings()) model->set_tie_embeddings(true);
   if (!model->has_norm_epsilon()) model->set_norm_epsilon(1e-5);
   if (!model->has_initializer_range()) model->set_initializer_range(0.02);
@@ -81,11 +81,12 @@ absl::Status ResolveModel(Model* model) {
         std::isfinite(model->initializer_range()))) {
     return Bad("initializer_range", "must not be negative");
   }
-  if (model->mixer_case() == Model::MIXER_NOT_SET) model->mutable_mamba();
+  if (model->mixer_case() == config::Model::MIXER_NOT_SET)
+    model->mutable_mamba();
   return ResolveMamba(model->hidden_size(), model->mutable_mamba());
 }
 
-LanguageModel::LanguageModel(const Model& model, DType activations,
+LanguageModel::LanguageModel(const config::Model& model, DType activations,
                              uint64_t seed, bool gradients)
     : model_(model), activations_(activations) {
   const int64_t dim = model.hidden_size();
@@ -98,8 +99,7 @@ LanguageModel::LanguageModel(const Model& model, DType activations,
         store_.Add(prefix + "norm.weight", {dim}, false, ConstantInit(1)));
     mixers_.push_back(MakeMixer(model, prefix + "mixer.", store_));
   }
-  norm_f_ =
-      store_.Add("backbone.norm_f.weight", {dim}, false, ConstantInit(1));
+  norm_f_ = store_.Add("backbone.norm_f.weight", {dim}, false, ConstantInit(1));
   if (!model.tie_embeddings()) {
     head_ = store_.Add("lm_head.weight", table, true, normal);
   }
@@ -116,12 +116,9 @@ LanguageModel::Hidden LanguageModel::Embed(Tape& tape, const int32_t* tokens,
   return hidden;
 }
 
-LanguageModel::Hidden LanguageModel::Layer(Tape& tape, int64_t layer,
-                                           const Hidden& in,
-                                           const ChunkInfo& chunk,
-                                           const CarryVars& carry_in,
-                                           const Carry& out,
-                                           CarryVars* carry_out) {
+LanguageModel::Hidden LanguageModel::Layer(
+    Tape& tape, int64_t layer, const Hidden& in, const ChunkInfo& chunk,
+    const CarryVars& carry_in, const Carry& out, CarryVars* carry_out) {
   tape.SetScope(absl::StrCat("backbone.layers.", layer, "."));
   const RmsNormOut norm =
       RmsNorm(tape, in.residual, in.delta, *norms_[layer],
@@ -134,8 +131,8 @@ LanguageModel::Hidden LanguageModel::Layer(Tape& tape, int64_t layer,
   return hidden;
 }
 
-Tensor LanguageModel::Loss(Tape& tape, const Hidden& in,
-                           const int32_t* targets, float loss_weight) {
+Tensor LanguageModel::Loss(Tape& tape, const Hidden& in, const int32_t* targets,
+                           float loss_weight) {
   tape.SetScope("backbone.");
   const RmsNormOut norm =
       RmsNorm(tape, in.residual, in.delta, *norm_f_,

@@ -25,7 +25,7 @@ namespace carry {
 
 // Fills every optional field with its default and the derived sizes.
 // An error names the field, the value, and what would be right.
-absl::Status ResolveModel(Model* model);
+absl::Status ResolveModel(config::Model* model);
 
 class LanguageModel {
  public:
@@ -36,7 +36,7 @@ class LanguageModel {
   };
 
   // REQUIRES a resolved model. Parameters are initialised from `seed`.
-  LanguageModel(const Model& model, DType activations, uint64_t seed,
+  LanguageModel(const config::Model& model, DType activations, uint64_t seed,
                 bool gradients);
 
   Hidden Embed(Tape& tape, const int32_t* tokens, const ChunkInfo& chunk);
@@ -50,7 +50,7 @@ class LanguageModel {
   // fp32 [B, T, V], or [B, 1, V] for the last position only.
   Tensor Logits(const Hidden& in, bool last_only);
 
-  const Model& config() const { return model_; }
+  const config::Model& config() const { return model_; }
   DType activations() const { return activations_; }
   int64_t layers() const { return static_cast<int64_t>(mixers_.size()); }
   const CarrySpec& carry_spec(int64_t layer) const {
@@ -68,7 +68,7 @@ class LanguageModel {
  private:
   Parameter& head() { return head_ != nullptr ? *head_ : *embedding_; }
 
-  Model model_;
+  config::Model model_;
   DType activations_;
   ParameterStore store_;
   Parameter* embedding_;

@@ -43,9 +43,9 @@ Initializer FanInInit(int64_t fan_in, double scale = 1.0) {
 
 }  // namespace
 
-MambaMixer::MambaMixer(const Model& model, const std::string& prefix,
+MambaMixer::MambaMixer(const config::Model& model, const std::string& prefix,
                        ParameterStore& store) {
-  const Mamba& mamba = model.mamba();
+  const config::Mamba& mamba = model.mamba();
   hidden_ = model.hidden_size();
   inner_ = mamba.expand() * hidden_;
   states_ = mamba.state_size();
@@ -62,8 +62,8 @@ MambaMixer::MambaMixer(const Model& model, const std::string& prefix,
   conv_ = store.Add(prefix + "conv1d.weight", {inner_, 1, taps_}, true,
                     FanInInit(taps_));
   if (mamba.use_conv_bias()) {
-    conv_bias_ = store.Add(prefix + "conv1d.bias", {inner_}, false,
-                           FanInInit(taps_));
+    conv_bias_ =
+        store.Add(prefix + "conv1d.bias", {inner_}, false, FanInInit(taps_));
   }
   x_proj_ = store.Add(prefix + "x_proj.weight", {rank_ + 2 * states_, inner_},
                       true, FanInInit(inner_));
@@ -72,8 +72,8 @@ MambaMixer::MambaMixer(const Model& model, const std::string& prefix,
   dt_bias_ = store.Add(prefix + "dt_proj.bias", {inner_}, false,
                        DtBiasInit(mamba.time_step_min(), mamba.time_step_max(),
                                   mamba.time_step_floor()));
-  a_log_ = store.Add(prefix + "A_log", {inner_, states_}, false,
-                     ALogInit(states_));
+  a_log_ =
+      store.Add(prefix + "A_log", {inner_, states_}, false, ALogInit(states_));
   d_ = store.Add(prefix + "D", {inner_}, false, ConstantInit(1));
   const double rescale =
       model.rescale_prenorm_residual()
@@ -82,8 +82,8 @@ MambaMixer::MambaMixer(const Model& model, const std::string& prefix,
   out_proj_ = store.Add(prefix + "out_proj.weight", {hidden_, inner_}, true,
                         FanInInit(inner_, rescale));
   if (mamba.use_bias()) {
-    out_proj_bias_ = store.Add(prefix + "out_proj.bias", {hidden_}, false,
-                               ConstantInit(0));
+    out_proj_bias_ =
+        store.Add(prefix + "out_proj.bias", {hidden_}, false, ConstantInit(0));
   }
 }
 
@@ -126,8 +126,8 @@ Var MambaMixer::Forward(Tape& tape, const Var& x, const ChunkInfo& chunk,
 
 int64_t MambaMixer::TapeBytesPerToken(DType activations) const {
   // xz, u, dt, y, out_proj's output; x_proj's output; states at tile edges.
-  const int64_t elements = 2 * inner_ + 3 * inner_ + hidden_ + rank_ +
-                           2 * states_;
+  const int64_t elements =
+      2 * inner_ + 3 * inner_ + hidden_ + rank_ + 2 * states_;
   constexpr int64_t kTokens = 1024;
   const int64_t saved =
       SelectiveScanSavedSize(1, kTokens, inner_, states_) * 4 / kTokens;

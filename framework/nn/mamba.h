@@ -18,7 +18,7 @@ namespace carry {
 
 class MambaMixer : public Mixer {
  public:
-  MambaMixer(const Model& model, const std::string& prefix,
+  MambaMixer(const config::Model& model, const std::string& prefix,
              ParameterStore& store);
 
   const CarrySpec& carry_spec() const override { return spec_; }

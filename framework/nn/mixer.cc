@@ -4,12 +4,13 @@
 
 namespace carry {
 
-std::unique_ptr<Mixer> MakeMixer(const Model& model, const std::string& prefix,
+std::unique_ptr<Mixer> MakeMixer(const config::Model& model,
+                                 const std::string& prefix,
                                  ParameterStore& store) {
   switch (model.mixer_case()) {
-    case Model::kMamba:
+    case config::Model::kMamba:
       return std::make_unique<MambaMixer>(model, prefix, store);
-    case Model::MIXER_NOT_SET:
+    case config::Model::MIXER_NOT_SET:
       break;
   }
   CARRY_CHECK(false && "a resolved model names a mixer");

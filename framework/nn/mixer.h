@@ -49,7 +49,8 @@ class Mixer {
 // Makes the mixer that the model's `mixer` oneof names and registers its
 // parameters as prefix + "in_proj.weight" and so on.
 // REQUIRES a resolved model (ResolveModel).
-std::unique_ptr<Mixer> MakeMixer(const Model& model, const std::string& prefix,
+std::unique_ptr<Mixer> MakeMixer(const config::Model& model,
+                                 const std::string& prefix,
                                  ParameterStore& store);
 
 }  // namespace carry

@@ -12,8 +12,7 @@ Var Embedding(Tape& tape, const int32_t* tokens, int64_t batch, int64_t time,
   EmbeddingForward(tokens, rows, table.value().f32(), dim, x.value().f32());
   tape.Record([=, &table]() {
     if (const Tensor dx = x.grad(); dx.defined()) {
-      EmbeddingBackward(tokens, rows, dx.f32(), vocab, dim,
-                        table.grad().f32());
+      EmbeddingBackward(tokens, rows, dx.f32(), vocab, dim, table.grad().f32());
     }
     return absl::OkStatus();
   });

@@ -35,8 +35,8 @@ Tensor LinearCrossEntropy(Tape& tape, const Var& x, Parameter& weight,
     const int64_t n = std::min(slice, rows - begin);
     const Tensor xs = x.value().Rows(begin, n);
     MatView out = logits.Rows(0, n).view();
-    MatMul(xs.view(), weight.Packed(true, dtype, slice), out,
-           Write::kOverwrite, nullptr);
+    MatMul(xs.view(), weight.Packed(true, dtype, slice), out, Write::kOverwrite,
+           nullptr);
     // The gradient overwrites the logits, narrowed where activations are.
     MatView dlogits = out;
     dlogits.dtype = dtype;

@@ -11,10 +11,9 @@ RmsNormOut RmsNorm(Tape& tape, const Var& residual, const Var& delta,
   CARRY_CHECK(r.cols() == weight.size());
   RmsNormOut out;
   // Without a tape nobody reads the old residual again: sum in place.
-  out.sum = Var(has_delta && tape.recording()
-                    ? Tensor::Empty(r.shape(), DType::kF32)
-                    : r,
-                tape.recording());
+  out.sum = Var(
+      has_delta && tape.recording() ? Tensor::Empty(r.shape(), DType::kF32) : r,
+      tape.recording());
   out.normed = Var(Tensor::Empty(r.shape(), dtype), tape.recording());
   Tensor inv_rms;
   if (tape.recording()) inv_rms = Tensor::Empty({r.rows()}, DType::kF32);

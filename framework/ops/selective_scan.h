@@ -7,10 +7,10 @@
 namespace carry {
 
 struct SelectiveScanIn {
-  Var u, dt_raw;  // [B, T, E]
-  Var b, c;       // [B, T, N]
-  Var z;          // [B, T, E], or undefined: no gate
-  Var state;      // fp32 [B, E, N], or undefined: zeros
+  Var u, dt_raw;                 // [B, T, E]
+  Var b, c;                      // [B, T, N]
+  Var z;                         // [B, T, E], or undefined: no gate
+  Var state;                     // fp32 [B, E, N], or undefined: zeros
   Parameter* a_log = nullptr;    // [E, N]; A = -exp(a_log)
   Parameter* d = nullptr;        // [E]
   Parameter* dt_bias = nullptr;  // [E], or nullptr

@@ -5,7 +5,8 @@
 // are those of one pass over one batch of sequences.
 //
 //   forward of chunk c, each layer l:   Incoming(l, c) ... Outgoing(l, c)
-//   backward of chunk c, layers down:   IncomingGrad(l, c) ... OutgoingGrad(l, c)
+//   backward of chunk c, layers down:   IncomingGrad(l, c) ... OutgoingGrad(l,
+//   c)
 //
 // A chunk that is run a second time for backward keeps its carry from the
 // first: it neither receives nor sends.

@@ -26,12 +26,10 @@ ChunkData::ChunkData(const SequenceBatch& batch, const ChunkSpan& span) {
     const int64_t end = b * batch.stride + span.end;
     tokens.insert(tokens.end(), batch.tokens + begin, batch.tokens + end);
     if (batch.targets != nullptr) {
-      targets.insert(targets.end(), batch.targets + begin,
-                     batch.targets + end);
+      targets.insert(targets.end(), batch.targets + begin, batch.targets + end);
     }
     if (batch.document_start != nullptr) {
-      document_start.insert(document_start.end(),
-                            batch.document_start + begin,
+      document_start.insert(document_start.end(), batch.document_start + begin,
                             batch.document_start + end);
     }
   }
@@ -147,10 +145,9 @@ absl::Status Pass::RecordLayer(int64_t layer, int64_t chunk, RecordedChunk& r,
   return send ? exchange_.Outgoing(layer, chunk, out) : absl::OkStatus();
 }
 
-absl::Status Pass::Record(const ChunkSpan& span,
-                          const std::vector<Carry>* edge, double* nll) {
-  recorded_.push_back(
-      std::make_unique<RecordedChunk>(ChunkData(batch_, span)));
+absl::Status Pass::Record(const ChunkSpan& span, const std::vector<Carry>* edge,
+                          double* nll) {
+  recorded_.push_back(std::make_unique<RecordedChunk>(ChunkData(batch_, span)));
   RecordedChunk& r = *recorded_.back();
   r.tape.SetObserver(options_.observer);
   LanguageModel::Hidden hidden =
@@ -164,12 +161,12 @@ absl::Status Pass::Record(const ChunkSpan& span,
       if (!received.ok()) return received.status();
       in = *std::move(received);
     }
-    absl::Status status = RecordLayer(l, span.index, r, std::move(in),
-                                      edge == nullptr, &hidden);
+    absl::Status status =
+        RecordLayer(l, span.index, r, std::move(in), edge == nullptr, &hidden);
     if (!status.ok()) return status;
   }
-  *nll = Sum(model_.Loss(r.tape, hidden, r.data.targets.data(),
-                         options_.loss_weight));
+  *nll = Sum(
+      model_.Loss(r.tape, hidden, r.data.targets.data(), options_.loss_weight));
   return absl::OkStatus();
 }
 
@@ -237,8 +234,8 @@ LanguageModel::Hidden ForwardTokens(LanguageModel& model, const int32_t* tokens,
   for (int64_t l = 0; l < model.layers(); ++l) {
     const Carry out = Carry::Empty(model.carry_spec(l), chunk.batch);
     CarryVars carry_out;
-    hidden = model.Layer(tape, l, hidden, chunk, ToVars(carries[l], false),
-                         out, &carry_out);
+    hidden = model.Layer(tape, l, hidden, chunk, ToVars(carries[l], false), out,
+                         &carry_out);
     carries[l] = out;
   }
   return hidden;

@@ -42,8 +42,8 @@ void SetNumThreads(int n) {
   omp_set_num_threads(n);  // oneDNN follows it too.
 }
 
-void ParallelRanges(
-    int64_t tasks, const std::function<void(int64_t, int64_t, int)>& body) {
+void ParallelRanges(int64_t tasks,
+                    const std::function<void(int64_t, int64_t, int)>& body) {
   const int64_t threads = std::min<int64_t>(NumThreads(), tasks);
   if (threads <= 0) return;
   if (threads == 1) return body(0, tasks, 0);
