@@ -86,8 +86,7 @@ absl::Status ResolveModel(config::Model* model) {
   return ResolveMamba(model->hidden_size(), model->mutable_mamba());
 }
 
-LanguageModel::LanguageModel(const config::Model& model, DType activations,
-                             uint64_t seed, bool gradients)
+LanguageModel::LanguageModel(const config::Model& model, DType activations)
     : model_(model), activations_(activations) {
   const int64_t dim = model.hidden_size();
   const Shape table = {model.vocab_size(), dim};
@@ -103,7 +102,6 @@ LanguageModel::LanguageModel(const config::Model& model, DType activations,
   if (!model.tie_embeddings()) {
     head_ = store_.Add("lm_head.weight", table, true, normal);
   }
-  store_.Allocate(seed, gradients);
 }
 
 LanguageModel::Hidden LanguageModel::Embed(Tape& tape, const int32_t* tokens,

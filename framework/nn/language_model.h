@@ -35,9 +35,12 @@ class LanguageModel {
     Var delta;     // activations' dtype; undefined before the first block
   };
 
-  // REQUIRES a resolved model. Parameters are initialised from `seed`.
-  LanguageModel(const config::Model& model, DType activations, uint64_t seed,
-                bool gradients);
+  // REQUIRES a resolved model. Knows every shape, but holds no memory yet.
+  LanguageModel(const config::Model& model, DType activations);
+  // Allocates the parameters and initialises them from `seed`. Call once.
+  void Allocate(uint64_t seed, bool gradients) {
+    store_.Allocate(seed, gradients);
+  }
 
   Hidden Embed(Tape& tape, const int32_t* tokens, const ChunkInfo& chunk);
   Hidden Layer(Tape& tape, int64_t layer, const Hidden& in,
