@@ -1,0 +1,86 @@
+#include "framework/train/generate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "framework/random.h"
+#include "framework/train/streamed_pass.h"
+
+namespace carry {
+
+absl::Status CheckSampling(const SamplingOptions& options) {
+  if (!(options.temperature >= 0 && std::isfinite(options.temperature))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("temperature is ", options.temperature,
+                     "; it must be 0 (the likeliest token) or more"));
+  }
+  if (options.top_k < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "top-k is ", options.top_k, "; it must be 0 (all tokens) or more"));
+  }
+  if (!(options.top_p > 0 && options.top_p <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "top-p is ", options.top_p, "; it must be above 0 and at most 1"));
+  }
+  return absl::OkStatus();
+}
+
+int32_t Sample(const float* logits, int64_t vocab,
+               const SamplingOptions& options, uint64_t index) {
+  CARRY_CHECK(vocab >= 1);
+  if (options.temperature == 0) {
+    return static_cast<int32_t>(std::max_element(logits, logits + vocab) -
+                                logits);
+  }
+  // Tokens from the likeliest down; equal ones by id.
+  std::vector<int32_t> order(vocab);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [logits](int32_t a, int32_t b) {
+    return logits[a] > logits[b];
+  });
+  if (options.top_k > 0 && options.top_k < vocab) order.resize(options.top_k);
+  const double top = logits[order[0]];
+  std::vector<double> weights;
+  double total = 0;
+  for (int32_t id : order) {
+    weights.push_back(std::exp((logits[id] - top) / options.temperature));
+    total += weights.back();
+  }
+  if (options.top_p < 1) {
+    double kept = 0;
+    size_t n = 0;
+    while (n < weights.size() && kept < options.top_p * total) {
+      kept += weights[n++];
+    }
+    weights.resize(std::max<size_t>(n, 1));
+    total = std::max(kept, weights[0]);
+  }
+  double left =
+      Uniform(options.seed, StreamOf("carry.generate"), index) * total;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    left -= weights[i];
+    if (left < 0) return order[i];
+  }
+  return order[weights.size() - 1];
+}
+
+void Generator::Read(const int32_t* tokens, int64_t count,
+                     int64_t chunk_length) {
+  CARRY_CHECK(count >= 1 && chunk_length >= 1);
+  for (int64_t begin = 0; begin < count; begin += chunk_length) {
+    ChunkInfo chunk;
+    chunk.batch = 1;
+    chunk.time = std::min(chunk_length, count - begin);
+    chunk.position = position_;
+    const LanguageModel::Hidden hidden =
+        ForwardTokens(model_, tokens + begin, chunk, carries_);
+    position_ += chunk.time;
+    if (begin + chunk.time == count) {
+      logits_ = model_.Logits(hidden, /*last_only=*/true);
+    }
+  }
+}
+
+}  // namespace carry

@@ -1,0 +1,46 @@
+// Generation in constant time and memory a token.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "framework/nn/language_model.h"
+
+namespace carry {
+
+struct SamplingOptions {
+  double temperature = 1;  // 0: the likeliest token
+  int64_t top_k = 0;       // 0: all
+  double top_p = 1;        // smallest set of tokens with this probability
+  uint64_t seed = 0;
+};
+// An error names the option and its range.
+absl::Status CheckSampling(const SamplingOptions& options);
+
+// The token drawn from softmax(logits / temperature) after top-k and top-p,
+// with the random number of (seed, index): the same arguments, the same token.
+// REQUIRES CheckSampling(options).ok() and finite logits.
+int32_t Sample(const float* logits, int64_t vocab,
+               const SamplingOptions& options, uint64_t index);
+
+// One sequence whose past is a carry.
+class Generator {
+ public:
+  explicit Generator(LanguageModel& model) : model_(model) {}
+
+  // Reads tokens, `chunk_length` at once; count >= 1. Afterwards logits() are
+  // those of the token that follows.
+  void Read(const int32_t* tokens, int64_t count, int64_t chunk_length);
+  // fp32 [V].
+  const float* logits() const { return logits_.f32(); }
+  int64_t position() const { return position_; }
+
+ private:
+  LanguageModel& model_;
+  std::vector<Carry> carries_;
+  Tensor logits_;
+  int64_t position_ = 0;
+};
+
+}  // namespace carry
