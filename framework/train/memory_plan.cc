@@ -5,18 +5,10 @@
 #include "absl/strings/str_cat.h"
 #include "framework/memory.h"
 #include "framework/ops/linear_cross_entropy.h"
+#include "framework/train/learner.h"
 #include "framework/train/streamed_pass.h"
 
 namespace carry {
-namespace {
-
-DType Activations(const config::Recipe& recipe) {
-  return recipe.training().precision() == config::Training::BF16 ? DType::kBF16
-                                                                 : DType::kF32;
-}
-
-}  // namespace
-
 std::string MemoryPlan::ToString() const {
   return absl::StrCat(
       FormatBytes(total()), ": parameters ", FormatBytes(parameters),
@@ -29,7 +21,7 @@ std::string MemoryPlan::ToString() const {
 
 MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
   const config::Training& training = recipe.training();
-  const DType dtype = Activations(recipe);
+  const DType dtype = ActivationDType(recipe);
   const LanguageModel model(recipe.model(), dtype);
   const int64_t length = training.sequence_length();
   const int64_t batch =

@@ -57,6 +57,7 @@ struct RecordedChunk {
   explicit RecordedChunk(ChunkData d) : data(std::move(d)), tape(true) {}
   ChunkData data;
   Tape tape;
+  LanguageModel::Hidden hidden;  // after the last layer
 };
 
 class Pass {
@@ -67,12 +68,13 @@ class Pass {
 
   // Forward without a tape; stores the carries in.
   absl::Status Forward(const ChunkSpan& span, std::vector<Carry>* edge);
-  // Forward with a tape and the loss. `edge` == nullptr: first run, carries
-  // are exchanged; otherwise they are the stored ones.
-  absl::Status Record(const ChunkSpan& span, const std::vector<Carry>* edge,
-                      double* nll);
-  // Backward of the chunk recorded last.
-  absl::Status Backward();
+  // Forward with a tape. `edge` == nullptr: first run, carries are exchanged;
+  // otherwise they are the stored ones.
+  absl::Status Record(const ChunkSpan& span, const std::vector<Carry>* edge);
+  // Loss and backward of the chunk recorded last. The head runs here, not in
+  // Record: it adds to its gradient at once, and the order of these sums must
+  // not depend on which tapes are kept.
+  absl::StatusOr<double> Backward();
 
  private:
   // A recorded layer: exchanges carries and their gradients around it.
@@ -150,8 +152,7 @@ absl::Status Pass::Record(const ChunkSpan& span, const std::vector<Carry>* edge,
   recorded_.push_back(std::make_unique<RecordedChunk>(ChunkData(batch_, span)));
   RecordedChunk& r = *recorded_.back();
   r.tape.SetObserver(options_.observer);
-  LanguageModel::Hidden hidden =
-      model_.Embed(r.tape, r.data.tokens.data(), r.data.info);
+  r.hidden = model_.Embed(r.tape, r.data.tokens.data(), r.data.info);
   for (int64_t l = 0; l < model_.layers(); ++l) {
     Carry in;
     if (edge != nullptr) {
@@ -162,7 +163,7 @@ absl::Status Pass::Record(const ChunkSpan& span, const std::vector<Carry>* edge,
       in = *std::move(received);
     }
     absl::Status status =
-        RecordLayer(l, span.index, r, std::move(in), edge == nullptr, &hidden);
+        RecordLayer(l, span.index, r, std::move(in), edge == nullptr, &r.hidden);
     if (!status.ok()) return status;
   }
   *nll = Sum(
@@ -174,7 +175,12 @@ absl::Status Pass::Backward() {
   CARRY_CHECK(!recorded_.empty());
   const std::unique_ptr<RecordedChunk> r = std::move(recorded_.back());
   recorded_.pop_back();
-  return r->tape.RunBackward();
+  const double nll = Sum(model_.Loss(
+      r->tape, r->hidden, r->data.targets.data(), options_.loss_weight));
+  r->hidden = {};
+  absl::Status status = r->tape.RunBackward();
+  if (!status.ok()) return status;
+  return nll;
 }
 
 }  // namespace
@@ -210,17 +216,18 @@ absl::StatusOr<std::vector<double>> RunStreamedPass(
   for (int64_t i = 0; i < n; ++i) {
     absl::Status status = i < n - kept
                               ? pass.Forward(spans[i], &edges[i])
-                              : pass.Record(spans[i], nullptr, &nll[i]);
+                              : pass.Record(spans[i], nullptr);
     if (!status.ok()) return status;
   }
   for (int64_t i = n - 1; i >= 0; --i) {
     if (i < n - kept) {
-      absl::Status status = pass.Record(spans[i], &edges[i], &nll[i]);
+      absl::Status status = pass.Record(spans[i], &edges[i]);
       if (!status.ok()) return status;
       edges[i].clear();
     }
-    absl::Status status = pass.Backward();
-    if (!status.ok()) return status;
+    absl::StatusOr<double> sum = pass.Backward();
+    if (!sum.ok()) return sum.status();
+    nll[i] = *sum;
   }
   return nll;
 }
