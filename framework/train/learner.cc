@@ -39,9 +39,9 @@ DType ActivationDType(const config::Recipe& recipe) {
 Learner::Learner(const config::Recipe& recipe)
     : recipe_(recipe),
       model_(recipe.model(), ActivationDType(recipe)),
-      optimizer_((model_.Allocate(recipe.training().seed(), true),
-                  recipe.optimizer()),
-                 model_.parameters()),
+      optimizer_(
+          (model_.Allocate(recipe.training().seed(), true), recipe.optimizer()),
+          model_.parameters()),
       carried_(recipe.data().packing() == config::Data::CARRIED) {}
 
 std::vector<Learner::MicroBatch> Learner::Cut(
@@ -87,8 +87,8 @@ absl::StatusOr<UpdateResult> Learner::Update(const SequenceBatch& batch,
                                              int64_t step) {
   UpdateResult result;
   result.targets = CountTargets(batch);
-  result.learning_rate = LearningRate(recipe_.optimizer(), step,
-                                      recipe_.training().steps());
+  result.learning_rate =
+      LearningRate(recipe_.optimizer(), step, recipe_.training().steps());
   const float weight =
       result.targets > 0 ? static_cast<float>(1.0 / result.targets) : 0.0f;
   const std::vector<MicroBatch> micros = Cut(batch);
@@ -117,8 +117,7 @@ absl::StatusOr<UpdateResult> Learner::Update(const SequenceBatch& batch,
 std::string Learner::Diagnose(const std::vector<MicroBatch>& micros,
                               float weight) {
   for (const auto& p : model_.parameters().parameters()) {
-    const int64_t i =
-        FirstNonFinite(p->value().data(), DType::kF32, p->size());
+    const int64_t i = FirstNonFinite(p->value().data(), DType::kF32, p->size());
     if (i >= 0) {
       return absl::StrCat("parameter ", p->name(), " holds ",
                           p->value().f32()[i], " at element ", i);
@@ -131,9 +130,8 @@ std::string Learner::Diagnose(const std::vector<MicroBatch>& micros,
                                         const Tensor& tensor) {
       if (!first.empty()) return;
       for (int64_t r = 0; r < tensor.rows(); ++r) {
-        const int64_t c =
-            FirstNonFinite(tensor.Rows(r, 1).data(), tensor.dtype(),
-                           tensor.cols());
+        const int64_t c = FirstNonFinite(tensor.Rows(r, 1).data(),
+                                         tensor.dtype(), tensor.cols());
         if (c < 0) continue;
         first = absl::StrCat(name, ", row ", r, ", column ", c,
                              ", micro-batch ", micro.index);

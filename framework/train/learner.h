@@ -14,7 +14,7 @@
 namespace carry {
 
 struct UpdateResult {
-  double loss = 0;           // mean nll over targets, nats
+  double loss = 0;  // mean nll over targets, nats
   int64_t targets = 0;
   double gradient_norm = 0;  // before clipping
   double learning_rate = 0;
@@ -35,8 +35,7 @@ class Learner {
   //
   // Rows keep their carries from call to call if the recipe's packing is
   // CARRIED; otherwise every sequence starts from zeros.
-  absl::StatusOr<UpdateResult> Update(const SequenceBatch& batch,
-                                      int64_t step);
+  absl::StatusOr<UpdateResult> Update(const SequenceBatch& batch, int64_t step);
 
   LanguageModel& model() { return model_; }
   AdamWOptimizer& optimizer() { return optimizer_; }

@@ -13,8 +13,8 @@ std::string MemoryPlan::ToString() const {
   return absl::StrCat(
       FormatBytes(total()), ": parameters ", FormatBytes(parameters),
       ", packed copies ", FormatBytes(packed), ", gradients ",
-      FormatBytes(gradients), ", optimizer ", FormatBytes(optimizer),
-      ", tape ", FormatBytes(tape), ", logits slice ", FormatBytes(head),
+      FormatBytes(gradients), ", optimizer ", FormatBytes(optimizer), ", tape ",
+      FormatBytes(tape), ", logits slice ", FormatBytes(head),
       ", edge carries ", FormatBytes(edge_carries), ", tokens ",
       FormatBytes(tokens));
 }
@@ -55,8 +55,7 @@ MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
 absl::Status CheckMemory(const MemoryPlan& plan, int64_t available) {
   if (plan.total() <= available) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
-      "this recipe needs about ", plan.ToString(), "; ",
-      FormatBytes(available),
+      "this recipe needs about ", plan.ToString(), "; ", FormatBytes(available),
       " are available. Lower training.chunk_length, "
       "training.micro_batch_size or training.tape_memory_budget (tape), or "
       "model.hidden_size and model.num_layers (parameters, gradients, "

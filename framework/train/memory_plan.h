@@ -12,14 +12,14 @@
 namespace carry {
 
 struct MemoryPlan {
-  int64_t parameters = 0;   // fp32 weights
-  int64_t packed = 0;       // their copies for matrix products
+  int64_t parameters = 0;  // fp32 weights
+  int64_t packed = 0;      // their copies for matrix products
   int64_t gradients = 0;
   int64_t optimizer = 0;
-  int64_t tape = 0;         // chunks that keep their tapes
-  int64_t head = 0;         // a slice of logits
-  int64_t edge_carries = 0; // carries at chunk edges
-  int64_t tokens = 0;       // one step's tokens, targets, document starts
+  int64_t tape = 0;          // chunks that keep their tapes
+  int64_t head = 0;          // a slice of logits
+  int64_t edge_carries = 0;  // carries at chunk edges
+  int64_t tokens = 0;        // one step's tokens, targets, document starts
   int64_t total() const {
     return parameters + packed + gradients + optimizer + tape + head +
            edge_carries + tokens;

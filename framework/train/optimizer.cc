@@ -20,16 +20,16 @@ double LearningRate(const config::Optimizer& config, int64_t step,
       const int64_t decay = config.decay_steps();
       const int64_t left = steps - step;  // updates still to do, this one too
       if (left > decay) return peak;
-      return low + (peak - low) * static_cast<double>(std::max<int64_t>(left, 0)) /
+      return low + (peak - low) *
+                       static_cast<double>(std::max<int64_t>(left, 0)) /
                        static_cast<double>(decay + 1);
     }
     case config::Optimizer::CONSTANT:
       return peak;
     default: {
-      const double span = static_cast<double>(std::max<int64_t>(
-          1, steps - 1 - warmup));
-      const double x =
-          std::min(1.0, static_cast<double>(step - warmup) / span);
+      const double span =
+          static_cast<double>(std::max<int64_t>(1, steps - 1 - warmup));
+      const double x = std::min(1.0, static_cast<double>(step - warmup) / span);
       return low + (peak - low) * 0.5 * (1 + std::cos(M_PI * x));
     }
   }

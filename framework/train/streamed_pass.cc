@@ -147,8 +147,8 @@ absl::Status Pass::RecordLayer(int64_t layer, int64_t chunk, RecordedChunk& r,
   return send ? exchange_.Outgoing(layer, chunk, out) : absl::OkStatus();
 }
 
-absl::Status Pass::Record(const ChunkSpan& span, const std::vector<Carry>* edge,
-                          double* nll) {
+absl::Status Pass::Record(const ChunkSpan& span,
+                          const std::vector<Carry>* edge) {
   recorded_.push_back(std::make_unique<RecordedChunk>(ChunkData(batch_, span)));
   RecordedChunk& r = *recorded_.back();
   r.tape.SetObserver(options_.observer);
@@ -162,21 +162,19 @@ absl::Status Pass::Record(const ChunkSpan& span, const std::vector<Carry>* edge,
       if (!received.ok()) return received.status();
       in = *std::move(received);
     }
-    absl::Status status =
-        RecordLayer(l, span.index, r, std::move(in), edge == nullptr, &r.hidden);
+    absl::Status status = RecordLayer(l, span.index, r, std::move(in),
+                                      edge == nullptr, &r.hidden);
     if (!status.ok()) return status;
   }
-  *nll = Sum(
-      model_.Loss(r.tape, hidden, r.data.targets.data(), options_.loss_weight));
   return absl::OkStatus();
 }
 
-absl::Status Pass::Backward() {
+absl::StatusOr<double> Pass::Backward() {
   CARRY_CHECK(!recorded_.empty());
   const std::unique_ptr<RecordedChunk> r = std::move(recorded_.back());
   recorded_.pop_back();
-  const double nll = Sum(model_.Loss(
-      r->tape, r->hidden, r->data.targets.data(), options_.loss_weight));
+  const double nll = Sum(model_.Loss(r->tape, r->hidden, r->data.targets.data(),
+                                     options_.loss_weight));
   r->hidden = {};
   absl::Status status = r->tape.RunBackward();
   if (!status.ok()) return status;
@@ -214,9 +212,8 @@ absl::StatusOr<std::vector<double>> RunStreamedPass(
       n, KeptTapes(model, batch.batch, longest, options.tape_memory_budget));
   std::vector<std::vector<Carry>> edges(n);
   for (int64_t i = 0; i < n; ++i) {
-    absl::Status status = i < n - kept
-                              ? pass.Forward(spans[i], &edges[i])
-                              : pass.Record(spans[i], nullptr);
+    absl::Status status = i < n - kept ? pass.Forward(spans[i], &edges[i])
+                                       : pass.Record(spans[i], nullptr);
     if (!status.ok()) return status;
   }
   for (int64_t i = n - 1; i >= 0; --i) {

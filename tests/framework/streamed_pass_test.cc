@@ -35,8 +35,8 @@ Outcome RunCase(const Case& c, int64_t chunk_length, int64_t budget) {
     initial = RandomCarries(*model, c.batch, 3);
     final_grad = RandomCarries(*model, c.batch, 4);
   }
-  LocalCarryExchange exchange(model->layers(), spans.size(), initial,
-                              c.initial, final_grad);
+  LocalCarryExchange exchange(model->layers(), spans.size(), initial, c.initial,
+                              final_grad);
   StreamedPassOptions options;
   options.loss_weight = 1.0f;
   options.tape_memory_budget = budget;
@@ -165,8 +165,7 @@ TEST(StreamedPass, MemoryDoesNotGrowWithLength) {
     const std::vector<ChunkSpan> spans = CutIntoChunks(length, 64);
     LocalCarryExchange exchange(model->layers(), spans.size());
     ResetMemoryPeaks();
-    EXPECT_TRUE(
-        RunStreamedPass(*model, batch.view, spans, exchange, {}).ok());
+    EXPECT_TRUE(RunStreamedPass(*model, batch.view, spans, exchange, {}).ok());
     return GetMemoryUse(MemoryPart::kActivations).peak;
   };
   const int64_t two_chunks = peak(128);
@@ -182,8 +181,7 @@ TEST(StreamedPass, FiniteDifferences) {
     model->parameters().Changed();
     std::vector<Carry> carries;
     double sum = 0;
-    const Tensor nll =
-        ForwardLoss(*model, batch.view, {0, 0, 11}, carries);
+    const Tensor nll = ForwardLoss(*model, batch.view, {0, 0, 11}, carries);
     for (int64_t i = 0; i < nll.size(); ++i) sum += nll.f32()[i];
     return sum;
   };
@@ -203,14 +201,15 @@ TEST(StreamedPass, FiniteDifferences) {
     double side[2];
     for (int s = 0; s < 2; ++s) {
       for (int64_t i = 0; i < p->size(); ++i) {
-        p->value().f32()[i] = static_cast<float>(
-            saved[i] + (s == 0 ? e : -e) * direction[i]);
+        p->value().f32()[i] =
+            static_cast<float>(saved[i] + (s == 0 ? e : -e) * direction[i]);
       }
       side[s] = loss();
     }
     std::copy(saved.begin(), saved.end(), p->value().f32());
     const double measured = (side[0] - side[1]) / (2 * e);
-    EXPECT_NEAR(measured, slope, 2e-2 * std::abs(slope) + 2e-2 * std::sqrt(norm))
+    EXPECT_NEAR(measured, slope,
+                2e-2 * std::abs(slope) + 2e-2 * std::sqrt(norm))
         << p->name();
   }
 }

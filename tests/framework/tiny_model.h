@@ -37,11 +37,10 @@ inline std::unique_ptr<LanguageModel> TinyModel(DType dtype = DType::kF32,
 // Random tokens; documents start at random, at least as often as 1 in
 // `mean_document` tokens; a target is the next token of the same document.
 struct TinyBatch {
-  TinyBatch(int64_t batch, int64_t length, int64_t vocab,
-            int64_t mean_document, uint64_t seed = 7) {
+  TinyBatch(int64_t batch, int64_t length, int64_t vocab, int64_t mean_document,
+            uint64_t seed = 7) {
     for (int64_t i = 0; i < batch * length; ++i) {
-      tokens.push_back(
-          static_cast<int32_t>(UniformBelow(vocab, seed, 0, i)));
+      tokens.push_back(static_cast<int32_t>(UniformBelow(vocab, seed, 0, i)));
       starts.push_back(mean_document > 0 &&
                        UniformBelow(mean_document, seed, 1, i) == 0);
     }
@@ -99,8 +98,7 @@ inline std::vector<Carry> RandomCarries(const LanguageModel& model,
   for (int64_t l = 0; l < model.layers(); ++l) {
     carries.push_back(Carry::Empty(model.carry_spec(l), batch));
     for (int64_t i = 0; i < carries[l].flat().size(); ++i) {
-      carries[l].flat().f32()[i] =
-          static_cast<float>(0.5 * Normal(seed, l, i));
+      carries[l].flat().f32()[i] = static_cast<float>(0.5 * Normal(seed, l, i));
     }
   }
   return carries;
