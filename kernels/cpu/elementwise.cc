@@ -1,0 +1,184 @@
+#include "kernels/elementwise.h"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+
+#include "kernels/check.h"
+#include "kernels/parallel_for.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/elementwise.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "kernels/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace carry {
+namespace HWY_NAMESPACE {
+
+template <class TSrc, class TDst>
+HWY_INLINE void CastTyped(const TSrc* src, TDst* dst, int64_t n) {
+  ForLanes(n, [&](int64_t i, auto lanes) HWY_ATTR {
+    StoreF(LoadF(src + i, lanes), dst + i, lanes);
+  });
+}
+
+void CastToBf16(const float* src, BFloat16* dst, int64_t n) {
+  CastTyped(src, dst, n);
+}
+void CastToFloat(const BFloat16* src, float* dst, int64_t n) {
+  CastTyped(src, dst, n);
+}
+
+template <class T>
+HWY_INLINE void AddTyped(float* dst, const T* src, int64_t n) {
+  ForLanes(n, [&](int64_t i, auto lanes) HWY_ATTR {
+    const VF sum = hn::Add(LoadF(dst + i, lanes), LoadF(src + i, lanes));
+    StoreF(sum, dst + i, lanes);
+  });
+}
+void AddFloat(float* dst, const float* src, int64_t n) {
+  AddTyped(dst, src, n);
+}
+void AddBf16(float* dst, const BFloat16* src, int64_t n) {
+  AddTyped(dst, src, n);
+}
+
+void ScaleRange(float* x, float factor, int64_t n) {
+  ForLanes(n, [&](int64_t i, auto lanes) HWY_ATTR {
+    StoreF(hn::Mul(LoadF(x + i, lanes), Set(factor)), x + i, lanes);
+  });
+}
+
+template <class T>
+HWY_INLINE bool FiniteTyped(const T* x, int64_t n) {
+  // x - x is 0, or NaN where x is not finite.
+  VF bad = Zero();
+  ForLanes(n, [&](int64_t i, auto lanes) HWY_ATTR {
+    const VF v = LoadF(x + i, lanes);
+    bad = hn::Add(bad, hn::Sub(v, v));
+  });
+  return Sum(bad) == 0.0f;
+}
+bool FiniteFloat(const float* x, int64_t n) { return FiniteTyped(x, n); }
+bool FiniteBf16(const BFloat16* x, int64_t n) { return FiniteTyped(x, n); }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace carry
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace carry {
+namespace {
+
+HWY_EXPORT(CastToBf16);
+HWY_EXPORT(CastToFloat);
+HWY_EXPORT(AddFloat);
+HWY_EXPORT(AddBf16);
+HWY_EXPORT(ScaleRange);
+HWY_EXPORT(FiniteFloat);
+HWY_EXPORT(FiniteBf16);
+
+constexpr int64_t kChunk = 16384;  // Elements of a task.
+constexpr int64_t kSquare = 32;    // Side of a transposed block: 2 x 4 KB.
+
+int64_t Chunks(int64_t n) { return (n + kChunk - 1) / kChunk; }
+
+template <class Body>
+void ForChunks(int64_t n, const Body& body) {
+  ParallelRanges(Chunks(n), [&](int64_t begin, int64_t end, int) {
+    const int64_t first = begin * kChunk;
+    body(first, std::min(n, end * kChunk) - first);
+  });
+}
+
+bool IsFinite(const void* x, DType type, int64_t i, int64_t n) {
+  if (type == DType::kF32) {
+    return HWY_DYNAMIC_DISPATCH(FiniteFloat)(static_cast<const float*>(x) + i,
+                                             n);
+  }
+  return HWY_DYNAMIC_DISPATCH(FiniteBf16)(static_cast<const BFloat16*>(x) + i,
+                                          n);
+}
+
+}  // namespace
+
+void Cast(const void* src, DType src_type, void* dst, DType dst_type,
+          int64_t n) {
+  const auto is_float = [](DType type) {
+    return type == DType::kF32 || type == DType::kBF16;
+  };
+  CARRY_CHECK(is_float(src_type) && is_float(dst_type));
+  ForChunks(n, [&](int64_t i, int64_t size) {
+    if (src_type == dst_type) {
+      const int64_t width = SizeOf(src_type);
+      std::memcpy(static_cast<char*>(dst) + i * width,
+                  static_cast<const char*>(src) + i * width, size * width);
+    } else if (src_type == DType::kF32) {
+      HWY_DYNAMIC_DISPATCH(CastToBf16)
+      (static_cast<const float*>(src) + i, static_cast<BFloat16*>(dst) + i,
+       size);
+    } else {
+      HWY_DYNAMIC_DISPATCH(CastToFloat)
+      (static_cast<const BFloat16*>(src) + i, static_cast<float*>(dst) + i,
+       size);
+    }
+  });
+}
+
+void AddTo(float* dst, const void* src, DType type, int64_t n) {
+  CARRY_CHECK(type == DType::kF32 || type == DType::kBF16);
+  ForChunks(n, [&](int64_t i, int64_t size) {
+    if (type == DType::kF32) {
+      HWY_DYNAMIC_DISPATCH(AddFloat)
+      (dst + i, static_cast<const float*>(src) + i, size);
+    } else {
+      HWY_DYNAMIC_DISPATCH(AddBf16)
+      (dst + i, static_cast<const BFloat16*>(src) + i, size);
+    }
+  });
+}
+
+void Scale(float* x, float factor, int64_t n) {
+  ForChunks(n, [&](int64_t i, int64_t size) {
+    HWY_DYNAMIC_DISPATCH(ScaleRange)(x + i, factor, size);
+  });
+}
+
+void Fill(float* x, float value, int64_t n) {
+  ForChunks(n, [&](int64_t i, int64_t size) { std::fill_n(x + i, size, value); });
+}
+
+int64_t FirstNonFinite(const void* x, DType type, int64_t n) {
+  CARRY_CHECK(type == DType::kF32 || type == DType::kBF16);
+  std::atomic<int64_t> first = Chunks(n);
+  ParallelFor(Chunks(n), [&](int64_t chunk) {
+    const int64_t i = chunk * kChunk;
+    if (IsFinite(x, type, i, std::min(kChunk, n - i))) return;
+    int64_t seen = first.load();
+    while (chunk < seen && !first.compare_exchange_weak(seen, chunk)) {
+    }
+  });
+  const int64_t begin = first.load() * kChunk;
+  for (int64_t i = begin; i < n; ++i) {
+    if (!IsFinite(x, type, i, 1)) return i;
+  }
+  return -1;
+}
+
+void Transpose(const float* src, int64_t rows, int64_t cols, float* dst) {
+  ParallelFor((rows + kSquare - 1) / kSquare, [&](int64_t block) {
+    const int64_t r0 = block * kSquare;
+    const int64_t r1 = std::min(rows, r0 + kSquare);
+    for (int64_t c0 = 0; c0 < cols; c0 += kSquare) {
+      const int64_t c1 = std::min(cols, c0 + kSquare);
+      for (int64_t c = c0; c < c1; ++c) {
+        for (int64_t r = r0; r < r1; ++r) dst[c * rows + r] = src[r * cols + c];
+      }
+    }
+  });
+}
+
+}  // namespace carry
+#endif  // HWY_ONCE

@@ -1,0 +1,226 @@
+// What the SIMD bodies share: vectors of at most 16 floats, loads and stores of
+// fp32 and bf16, exp, sigmoid, softplus. Included once per target.
+
+#if defined(CARRY_KERNELS_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef CARRY_KERNELS_CPU_SIMD_INL_H_
+#undef CARRY_KERNELS_CPU_SIMD_INL_H_
+#else
+#define CARRY_KERNELS_CPU_SIMD_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+#include "kernels/types.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace carry {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// 16 lanes are one cache line and the group that the scan's layouts count in.
+using DF = hn::CappedTag<float, 16>;
+using DU = hn::RebindToUnsigned<DF>;
+using D16 = hn::Rebind<uint16_t, DF>;
+using VF = hn::Vec<DF>;
+constexpr int64_t kLanes = hn::MaxLanes(DF());
+
+HWY_INLINE VF Set(float x) { return hn::Set(DF(), x); }
+HWY_INLINE VF Zero() { return hn::Zero(DF()); }
+
+HWY_INLINE VF LoadF(const float* p) { return hn::LoadU(DF(), p); }
+HWY_INLINE VF LoadF(const BFloat16* p) {
+  const auto bits = hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(p));
+  return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
+}
+
+HWY_INLINE void StoreF(VF v, float* p) { hn::StoreU(v, DF(), p); }
+// Rounds to nearest even, NaN stays NaN, as ToBFloat16 does.
+HWY_INLINE void StoreF(VF v, BFloat16* p) {
+  const DU du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000u));
+  const auto chosen = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet,
+                                     rounded);
+  hn::StoreU(hn::TruncateTo(D16(), hn::ShiftRight<16>(chosen)), D16(),
+             reinterpret_cast<uint16_t*>(p));
+}
+
+// Past the caches. p must be aligned to the vector.
+HWY_INLINE void StreamF(VF v, float* p) { hn::Stream(v, DF(), p); }
+
+// How many lanes of a vector lie inside a row.
+struct AllLanes {};
+struct FirstLanes {
+  int64_t n;  // 0 < n < kLanes
+};
+
+template <class T>
+HWY_INLINE VF LoadF(const T* p, AllLanes) {
+  return LoadF(p);
+}
+// Lanes at and beyond n are zero; nothing beyond them is read.
+template <class T>
+HWY_INLINE VF LoadF(const T* p, FirstLanes lanes) {
+  HWY_ALIGN T buffer[kLanes] = {};
+  std::memcpy(buffer, p, lanes.n * sizeof(T));
+  return LoadF(buffer);
+}
+template <class T>
+HWY_INLINE void StoreF(VF v, T* p, AllLanes) {
+  StoreF(v, p);
+}
+template <class T>
+HWY_INLINE void StoreF(VF v, T* p, FirstLanes lanes) {
+  HWY_ALIGN T buffer[kLanes];
+  StoreF(v, buffer);
+  std::memcpy(p, buffer, lanes.n * sizeof(T));
+}
+
+// Calls body(i, lanes) for i = 0, kLanes, .. and the rest of n.
+template <class Body>
+HWY_INLINE void ForLanes(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, AllLanes());
+  if (i < n) body(i, FirstLanes{n - i});
+}
+
+HWY_INLINE float Sum(VF v) {
+  return hn::GetLane(hn::SumOfLanes(DF(), v));
+}
+
+constexpr float kLog2E = 1.44269504089f;
+constexpr float kLn2 = 0.69314718056f;
+
+// 2^y for y <= 0, relative error 2e-7; also exact towards y = 0 (2^y - 1 is
+// right to 4e-6 of itself), which long products of decays depend on.
+// -inf gives 0, NaN stays NaN.
+HWY_INLINE VF Exp2NonPositive(VF y) {
+#if HWY_TARGET <= HWY_AVX3
+  // y = k + f with k = floor(y): f by vreduceps, the scaling by vscalefps, one
+  // uop each. p is minimax on [0, 1] anchored at p(0) = 1 and p(1) = 2.
+  const VF f{_mm512_reduce_ps(y.raw, 0x09)};
+  VF p = hn::MulAdd(Set(0.001879318648f), f, Set(0.008990995096f));
+  p = hn::MulAdd(p, f, Set(0.05581867596f));
+  p = hn::MulAdd(p, f, Set(0.2401592715f));
+  p = hn::MulAdd(p, f, Set(0.6931517388f));
+  p = hn::MulAdd(p, f, Set(1.0f));
+  return VF{_mm512_scalef_ps(p.raw, y.raw)};
+#else
+  // y = k + f with k the nearest integer, found by adding 1.5 * 2^23, whose low
+  // bits then are k: shifted into the exponent they scale p.
+  const VF magic = Set(12582912.0f);
+  const VF shifted = hn::Add(y, magic);
+  const VF f = hn::Sub(y, hn::Sub(shifted, magic));
+  VF p = hn::MulAdd(Set(0.001330026411f), f, Set(0.009669708415f));
+  p = hn::MulAdd(p, f, Set(0.05550559994f));
+  p = hn::MulAdd(p, f, Set(0.2402228161f));
+  p = hn::MulAdd(p, f, Set(0.6931471806f));
+  p = hn::MulAdd(p, f, Set(1.0f));
+  const DU du;
+  const auto k = hn::ShiftLeft<23>(hn::BitCast(du, shifted));
+  const VF scaled = hn::BitCast(DF(), hn::Add(hn::BitCast(du, p), k));
+  return hn::IfThenZeroElse(hn::Lt(y, Set(-125.0f)), scaled);
+#endif
+}
+
+// 1 / v for v in [1, 2^100].
+HWY_INLINE VF Reciprocal(VF v) {
+#if HWY_TARGET <= HWY_AVX3
+  // 14 bits and a Newton step: vdivps would hold its port for 10 cycles.
+  const VF r{_mm512_rcp14_ps(v.raw)};
+  return hn::MulAdd(r, hn::NegMulAdd(v, r, Set(1.0f)), r);
+#else
+  return hn::Div(Set(1.0f), v);
+#endif
+}
+
+// 1 / (1 + exp(-x)), from e = exp(-|x|).
+HWY_INLINE VF SigmoidFrom(VF x, VF e) {
+  const VF r = Reciprocal(hn::Add(Set(1.0f), e));
+  return hn::IfThenElse(hn::Lt(x, Zero()), hn::Mul(e, r), r);
+}
+HWY_INLINE VF ExpMinusAbs(VF x) {
+  return Exp2NonPositive(hn::Mul(hn::Abs(x), Set(-kLog2E)));
+}
+HWY_INLINE VF Sigmoid(VF x) { return SigmoidFrom(x, ExpMinusAbs(x)); }
+
+// log(1 + exp(x)) = max(x, 0) + log1p(e), e = exp(-|x|), and
+// log1p(e) = 2 atanh(s), s = e / (2 + e) in [0, 1/3]: right to 2e-7 of itself
+// for any x. NaN stays NaN.
+HWY_INLINE VF SoftplusFrom(VF x, VF e) {
+  const VF s = hn::Mul(e, Reciprocal(hn::Add(Set(2.0f), e)));
+  const VF w = hn::Mul(s, s);
+  VF p = hn::MulAdd(Set(0.1401222904f), w, Set(0.1399957063f));
+  p = hn::MulAdd(p, w, Set(0.2001084952f));
+  p = hn::MulAdd(p, w, Set(0.3333320657f));
+  const VF s2 = hn::Add(s, s);
+  const VF log1p = hn::MulAdd(hn::Mul(s2, w), p, s2);
+  return hn::Add(hn::Max(Zero(), x), log1p);
+}
+HWY_INLINE VF Softplus(VF x) { return SoftplusFrom(x, ExpMinusAbs(x)); }
+
+// A row segment as floats, in whole lines of 16: the view's own memory where
+// that is fp32 and the width a multiple of 16, else converted into `buffer` and
+// padded with zeros.
+HWY_INLINE const float* RowAsFloat(const ConstMatView& v, int64_t row,
+                                   int64_t col, int64_t width, float* buffer) {
+  const int64_t at = row * v.stride + col;
+  const auto convert = [&](const auto* p) HWY_ATTR {
+    ForLanes(width, [&](int64_t i, auto lanes) HWY_ATTR {
+      StoreF(LoadF(p + i, lanes), buffer + i);
+    });
+  };
+  if (v.dtype == DType::kF32) {
+    const float* p = static_cast<const float*>(v.data) + at;
+    if (width % 16 == 0) return p;
+    convert(p);
+  } else {
+    convert(static_cast<const BFloat16*>(v.data) + at);
+  }
+  std::fill(buffer + width, buffer + (width + 15) / 16 * 16, 0.0f);
+  return buffer;
+}
+
+// Whether fp32 rows from `p` with this stride can be written past the caches.
+HWY_INLINE bool CanStream(const void* p, DType dtype, int64_t stride) {
+  constexpr int64_t kBytes = kLanes * 4;
+  return dtype == DType::kF32 && reinterpret_cast<uintptr_t>(p) % kBytes == 0 &&
+         stride % kLanes == 0;
+}
+
+// Writes a row segment; `stream` as CanStream says and `col` a multiple of
+// kLanes.
+HWY_INLINE void StoreRow(const float* src, const MatView& v, int64_t row,
+                         int64_t col, int64_t width, bool stream) {
+  const int64_t at = row * v.stride + col;
+  if (v.dtype == DType::kBF16) {
+    BFloat16* p = static_cast<BFloat16*>(v.data) + at;
+    ForLanes(width, [&](int64_t i, auto lanes) HWY_ATTR {
+      StoreF(LoadF(src + i), p + i, lanes);
+    });
+    return;
+  }
+  float* p = static_cast<float*>(v.data) + at;
+  if (!stream) {
+    ForLanes(width, [&](int64_t i, auto lanes) HWY_ATTR {
+      StoreF(LoadF(src + i), p + i, lanes);
+    });
+    return;
+  }
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) StreamF(LoadF(src + i), p + i);
+  if (i < width) StoreF(LoadF(src + i), p + i, FirstLanes{width - i});
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace carry
+HWY_AFTER_NAMESPACE();
+
+#endif  // CARRY_KERNELS_CPU_SIMD_INL_H_
