@@ -12,7 +12,7 @@ struct BlockCost {
   int64_t carry_floats;
 };
 
-BlockCost CostOfBlock(const Mamba& m, int64_t d) {
+BlockCost CostOfBlock(const config::Mamba& m, int64_t d) {
   const int64_t e = m.expand() * d, n = m.state_size(), k = m.conv_kernel();
   const int64_t r = m.time_step_rank();
   BlockCost cost;
@@ -27,7 +27,7 @@ BlockCost CostOfBlock(const Mamba& m, int64_t d) {
 
 }  // namespace
 
-ModelCost CostOf(const Model& model) {
+ModelCost CostOf(const config::Model& model) {
   const int64_t d = model.hidden_size(), v = model.vocab_size();
   const BlockCost block = CostOfBlock(model.mamba(), d);
   ModelCost cost;
@@ -40,8 +40,8 @@ ModelCost CostOf(const Model& model) {
   return cost;
 }
 
-StepCost CostOfStep(const Recipe& recipe) {
-  const Training& t = recipe.training();
+StepCost CostOfStep(const config::Recipe& recipe) {
+  const config::Training& t = recipe.training();
   const ModelCost model = CostOf(recipe.model());
   const int64_t chunks =
       (t.sequence_length() + t.chunk_length() - 1) / t.chunk_length();

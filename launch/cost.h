@@ -33,7 +33,7 @@ struct ModelCost {
 };
 
 // `model` is resolved and has a vocab_size.
-ModelCost CostOf(const Model& model);
+ModelCost CostOf(const config::Model& model);
 
 // One optimizer step. With more than one chunk, all but the last run forward a
 // second time, the first time without the head.
@@ -43,6 +43,6 @@ struct StepCost {
   int64_t edge_carry_bytes = 0;  // Carries kept at the chunk edges.
   int64_t optimizer_bytes = 0;   // Parameters, gradients, two moments: fp32.
 };
-StepCost CostOfStep(const Recipe& recipe);
+StepCost CostOfStep(const config::Recipe& recipe);
 
 }  // namespace carry

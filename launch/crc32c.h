@@ -1,4 +1,5 @@
-// CRC-32C (Castagnoli, polynomial 0x1EDC6F41 reflected), as event files want it.
+// CRC-32C (Castagnoli, polynomial 0x1EDC6F41 reflected), as event files want
+// it.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,8 @@
 // where crc is MaskedCrc32c and the n bytes are an Event (launch/event.proto).
 // A fresh file begins
 //
-//   18 00 00 00 00 00 00 00 | a3 7f 4b 22 | 09 <wall time> 1a 0d "brain.Event:2"
+//   18 00 00 00 00 00 00 00 | a3 7f 4b 22 | 09 <wall time> 1a 0d
+//   "brain.Event:2"
 //
 // Not thread-safe.
 #pragma once

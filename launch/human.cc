@@ -29,18 +29,6 @@ std::string Human(double n) {
   return absl::StrCat(ThreeDigits(n), kUnits[unit]);
 }
 
-std::string HumanBytes(double bytes) {
-  static constexpr const char* kUnits[] = {"B",   "KiB", "MiB", "GiB",
-                                           "TiB", "PiB", "EiB"};
-  int unit = 0;
-  while (std::fabs(bytes) >= 999.5 && unit < 6) {
-    bytes /= 1024;
-    ++unit;
-  }
-  if (unit == 0) return absl::StrFormat("%.0f B", bytes);
-  return absl::StrCat(ThreeDigits(bytes), " ", kUnits[unit]);
-}
-
 std::string HumanSeconds(double seconds) {
   if (!(seconds >= 0) || seconds > 1e12) return "?";
   if (seconds < 59.95) return absl::StrFormat("%.1fs", seconds);

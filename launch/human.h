@@ -9,9 +9,6 @@ namespace carry {
 // 950, 12.3K, 1.05M, 129M, 2.77B, 1.10T (powers of 1000, three digits).
 std::string Human(double n);
 
-// 512 B, 1.50 KiB, 3.20 GiB (powers of 1024).
-std::string HumanBytes(double bytes);
-
 // 4.2s, 3m05s, 2h07m, 3d04h.
 std::string HumanSeconds(double seconds);
 

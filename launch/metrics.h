@@ -31,16 +31,16 @@
 namespace carry {
 
 struct TrainMetrics {
-  int64_t step = 0;              // Steps done, this one included.
-  int64_t tokens = 0;            // Tokens done, this step's included.
-  double loss = NAN;             // Mean, nats a token.
-  double bits_per_byte = NAN;    // NaN: not known (token ids without bytes).
-  double grad_norm = NAN;        // Global, before clipping.
+  int64_t step = 0;            // Steps done, this one included.
+  int64_t tokens = 0;          // Tokens done, this step's included.
+  double loss = NAN;           // Mean, nats a token.
+  double bits_per_byte = NAN;  // NaN: not known (token ids without bytes).
+  double grad_norm = NAN;      // Global, before clipping.
   double learning_rate = 0;
   bool skipped = false;          // The loss or a gradient was not finite.
   double seconds = 0;            // Of this step.
   double tokens_per_second = 0;  // Of this step.
-  double matmul_share = NAN;     // Matrix product FLOP/s over the measured peak.
+  double matmul_share = NAN;  // Matrix product FLOP/s over the measured peak.
 };
 
 struct EvalMetrics {

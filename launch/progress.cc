@@ -45,9 +45,7 @@ std::string ProgressLine(const TrainMetrics& m, int64_t steps,
 }
 
 Progress::Progress(std::FILE* screen, int64_t steps)
-    : screen_(screen),
-      terminal_(isatty(fileno(screen)) != 0),
-      steps_(steps) {}
+    : screen_(screen), terminal_(isatty(fileno(screen)) != 0), steps_(steps) {}
 
 Progress::~Progress() {
   if (drawn_ > 0) std::fputc('\n', screen_);

@@ -2,14 +2,12 @@
 
 #include <google/protobuf/text_format.h>
 
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <sstream>
+#include <cstdint>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "framework/io/file.h"
 #include "launch/cost.h"
 #include "launch/human.h"
 #include "launch/recipe_field.h"
@@ -20,38 +18,18 @@ namespace carry {
 namespace {
 
 // Recipes are pages; what is larger is some other file.
-constexpr size_t kMaxRecipeBytes = 4 << 20;
+constexpr int64_t kMaxRecipeBytes = 4 << 20;
 
-absl::StatusOr<std::string> ReadRecipe(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text;
-  char block[65536];
-  while (file && text.size() <= kMaxRecipeBytes) {
-    file.read(block, sizeof(block));
-    text.append(block, static_cast<size_t>(file.gcount()));
-  }
-  if (!file.eof() && text.size() <= kMaxRecipeBytes) {
-    return absl::NotFoundError(
-        absl::StrCat(path, ": cannot read the recipe: ", std::strerror(errno),
-                     "; the folder recipes/ has some to start from"));
-  }
-  if (text.size() > kMaxRecipeBytes || text.find('\0') != std::string::npos) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, ": this is no recipe; recipes are protobuf text (.textproto)"));
-  }
-  return text;
-}
-
-std::string MixerText(const Model& model) {
-  const Mamba& mamba = model.mamba();
+std::string MixerText(const config::Model& model) {
+  const config::Mamba& mamba = model.mamba();
   return absl::StrFormat("mamba %d x %d, expand %d, state %d, conv %d, rank %d",
                          model.num_layers(), model.hidden_size(),
                          mamba.expand(), mamba.state_size(),
                          mamba.conv_kernel(), mamba.time_step_rank());
 }
 
-std::string ModelText(const Recipe& recipe) {
-  const Model& model = recipe.model();
+std::string ModelText(const config::Recipe& recipe) {
+  const config::Model& model = recipe.model();
   std::string text = MixerText(model);
   if (model.vocab_size() > 0) {
     ModelCost cost = CostOf(model);
@@ -62,18 +40,19 @@ std::string ModelText(const Recipe& recipe) {
   return text;
 }
 
-std::string DataText(const Data& data) {
+std::string DataText(const config::Data& data) {
   std::string text =
       data.train_size() == 0 ? "none" : absl::StrJoin(data.train(), " ");
   if (data.extensions_size() > 0) {
     absl::StrAppend(&text, " (", absl::StrJoin(data.extensions(), " "), ")");
   }
-  absl::StrAppend(&text, "; ",
-                  data.tokenizer().kind_case() == Tokenizer::kBytes
-                      ? "bytes"
-                      : data.tokenizer().sentencepiece(),
-                  "; ", data.packing() == Data::CARRIED ? "carried" : "packed",
-                  data.shuffle() ? ", shuffled; " : "; ");
+  absl::StrAppend(
+      &text, "; ",
+      data.tokenizer().kind_case() == config::Tokenizer::kBytes
+          ? "bytes"
+          : data.tokenizer().sentencepiece(),
+      "; ", data.packing() == config::Data::CARRIED ? "carried" : "packed",
+      data.shuffle() ? ", shuffled; " : "; ");
   if (data.eval_size() > 0) {
     absl::StrAppend(&text, "held out: ", absl::StrJoin(data.eval(), " "));
   } else {
@@ -83,7 +62,7 @@ std::string DataText(const Data& data) {
   return text;
 }
 
-std::string StepText(const Training& t) {
+std::string StepText(const config::Training& t) {
   std::string text = absl::StrFormat(
       "%d x %d tokens = %s", t.batch_size(), t.sequence_length(),
       Human(t.batch_size() * t.sequence_length()));
@@ -93,21 +72,21 @@ std::string StepText(const Training& t) {
   if (t.chunk_length() < t.sequence_length()) {
     absl::StrAppend(&text, ", in chunks of ", t.chunk_length());
   }
-  return absl::StrCat(text, ", ",
-                      t.precision() == Training::BF16 ? "bf16" : "fp32");
+  return absl::StrCat(
+      text, ", ", t.precision() == config::Training::BF16 ? "bf16" : "fp32");
 }
 
-std::string OptimizerText(const Optimizer& o) {
+std::string OptimizerText(const config::Optimizer& o) {
   std::string text =
       absl::StrFormat("AdamW, peak rate %.4g", o.learning_rate());
   if (o.warmup_steps() > 0) {
     absl::StrAppend(&text, " after ", o.warmup_steps(), " steps");
   }
   switch (o.schedule()) {
-    case Optimizer::CONSTANT:
+    case config::Optimizer::CONSTANT:
       absl::StrAppend(&text, ", constant");
       break;
-    case Optimizer::WARMUP_STABLE_DECAY:
+    case config::Optimizer::WARMUP_STABLE_DECAY:
       absl::StrAppendFormat(&text, ", linear to %.4g in the last %d",
                             o.min_learning_rate(), o.decay_steps());
       break;
@@ -129,10 +108,10 @@ std::string Every(int64_t steps) {
 
 }  // namespace
 
-absl::StatusOr<Recipe> ParseRecipe(absl::string_view text,
-                                   const std::string& source,
-                                   const std::vector<std::string>& sets) {
-  Recipe recipe;
+absl::StatusOr<config::Recipe> ParseRecipe(
+    absl::string_view text, const std::string& source,
+    const std::vector<std::string>& sets) {
+  config::Recipe recipe;
   FieldPlaces places;
   absl::Status status = ParseText(text, source, &recipe, &places);
   if (!status.ok()) return status;
@@ -145,21 +124,25 @@ absl::StatusOr<Recipe> ParseRecipe(absl::string_view text,
   return recipe;
 }
 
-absl::StatusOr<Recipe> LoadRecipe(const std::string& path,
-                                  const std::vector<std::string>& sets) {
-  absl::StatusOr<std::string> text = ReadRecipe(path);
+absl::StatusOr<config::Recipe> LoadRecipe(
+    const std::string& path, const std::vector<std::string>& sets) {
+  absl::StatusOr<std::string> text = ReadFile(path, kMaxRecipeBytes);
   if (!text.ok()) return text.status();
+  if (text->find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": this is no recipe; recipes are protobuf text (.textproto)"));
+  }
   return ParseRecipe(*text, path, sets);
 }
 
-std::string RecipeText(const Recipe& recipe) {
+std::string RecipeText(const config::Recipe& recipe) {
   std::string text;
   google::protobuf::TextFormat::PrintToString(recipe, &text);
   return text;
 }
 
-std::string DescribeRecipe(const Recipe& recipe) {
-  const Training& t = recipe.training();
+std::string DescribeRecipe(const config::Recipe& recipe) {
+  const config::Training& t = recipe.training();
   const int64_t tokens = t.steps() * t.batch_size() * t.sequence_length();
   return absl::StrCat("recipe      ", recipe.name(), "\n",                    //
                       "model       ", ModelText(recipe), "\n",                //

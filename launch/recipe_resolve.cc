@@ -1,144 +1,39 @@
 #include "launch/recipe_resolve.h"
 
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "launch/recipe_field.h"
-#include "recipes/schema/rule.pb.h"
+#include "recipes/rules.h"
 
 namespace carry {
 namespace {
 
-namespace pb = google::protobuf;
-
-// Shortest text that reads back as the same number, and 1e+12 as it is.
-std::string Number(double x) {
-  std::string text = absl::StrFormat("%.15g", x);
-  return std::strtod(text.c_str(), nullptr) == x ? text
-                                                 : absl::StrFormat("%.17g", x);
-}
-
-std::string RangeText(const FieldRule& rule) {
-  std::string text;
-  auto add = [&](const char* words, double bound) {
-    absl::StrAppend(&text, text.empty() ? "" : " and ", words, Number(bound));
-  };
-  if (rule.has_min()) add("at least ", rule.min());
-  if (rule.has_above()) add("more than ", rule.above());
-  if (rule.has_max()) add("at most ", rule.max());
-  if (rule.has_below()) add("less than ", rule.below());
-  return text;
-}
-
-bool InRange(const FieldRule& rule, double value) {
-  return std::isfinite(value) && (!rule.has_min() || value >= rule.min()) &&
-         (!rule.has_max() || value <= rule.max()) &&
-         (!rule.has_above() || value > rule.above()) &&
-         (!rule.has_below() || value < rule.below());
-}
-
-class Resolver {
+// Errors that name where a field was set.
+class Places {
  public:
-  Resolver(const std::string& source, const FieldPlaces& places)
+  Places(const std::string& source, const FieldPlaces& places)
       : source_(source), places_(places) {}
 
-  // "place: path what"; the place of the field, or of the closest message
-  // around it that has one.
-  absl::Status Error(const std::string& path, const std::string& what) const {
-    std::string where = source_;
+  // Where a field was set, or the closest message around it.
+  std::string Where(const std::string& path) const {
     for (std::string at = path; !at.empty();) {
       auto found = places_.find(at);
-      if (found != places_.end()) {
-        where = found->second;
-        break;
-      }
+      if (found != places_.end()) return found->second;
       size_t dot = at.rfind('.');
       at = dot == std::string::npos ? "" : at.substr(0, dot);
     }
-    return absl::InvalidArgumentError(
-        absl::StrCat(where, ": ", path, " ", what));
+    return source_;
   }
 
-  // Defaults and ranges of every field, from the rules alone.
-  absl::Status ApplyRules(pb::Message* message, const std::string& prefix) {
-    const pb::Descriptor& type = *message->GetDescriptor();
-    const pb::Reflection& reflection = *message->GetReflection();
-    for (int i = 0; i < type.field_count(); ++i) {
-      const pb::FieldDescriptor* field = type.field(i);
-      const std::string path = absl::StrCat(prefix, field->name());
-      if (field->is_repeated()) continue;
-      absl::Status status;
-      if (field->message_type() == nullptr) {
-        status = ApplyRule(message, field, path);
-      } else if (field->real_containing_oneof() == nullptr ||
-                 reflection.HasField(*message, field)) {
-        status =
-            ApplyRules(reflection.MutableMessage(message, field), path + ".");
-      }
-      if (!status.ok()) return status;
-    }
-    return absl::OkStatus();
+  absl::Status Error(const std::string& path, const std::string& what) const {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Where(path), ": ", path, " ", what));
   }
 
  private:
-  absl::Status ApplyRule(pb::Message* message, const pb::FieldDescriptor* field,
-                         const std::string& path) {
-    const FieldRule& rule = field->options().GetExtension(carry::rule);
-    const pb::Reflection& reflection = *message->GetReflection();
-    bool unset = !reflection.HasField(*message, field);
-    // A value 0 of an enum is "..._DEFAULT".
-    if (!unset && field->enum_type() != nullptr) {
-      unset = reflection.GetEnumValue(*message, field) == 0;
-    }
-    if (unset) {
-      if (rule.required()) return Error(path, "is missing");
-      if (!rule.has_default_()) return absl::OkStatus();
-      absl::Status status = SetFieldFromText(message, field, rule.default_());
-      if (!status.ok()) {
-        return Error(path, absl::StrCat("has a default in the schema that ",
-                                        std::string(status.message())));
-      }
-    }
-    return CheckRange(*message, field, rule, path);
-  }
-
-  absl::Status CheckRange(const pb::Message& message,
-                          const pb::FieldDescriptor* field,
-                          const FieldRule& rule,
-                          const std::string& path) const {
-    const pb::Reflection& reflection = *message.GetReflection();
-    double value = 0;
-    std::string text;
-    switch (field->cpp_type()) {
-      case pb::FieldDescriptor::CPPTYPE_INT64:
-        value = static_cast<double>(reflection.GetInt64(message, field));
-        text = absl::StrCat(reflection.GetInt64(message, field));
-        break;
-      case pb::FieldDescriptor::CPPTYPE_DOUBLE:
-        value = reflection.GetDouble(message, field);
-        text = Number(value);
-        break;
-      case pb::FieldDescriptor::CPPTYPE_ENUM:
-        if (field->enum_type()->FindValueByNumber(
-                reflection.GetEnumValue(message, field)) == nullptr) {
-          return Error(path,
-                       absl::StrCat("has no value ",
-                                    reflection.GetEnumValue(message, field)));
-        }
-        return absl::OkStatus();
-      default:
-        return absl::OkStatus();
-    }
-    if (InRange(rule, value)) return absl::OkStatus();
-    return Error(path,
-                 absl::StrCat("must be ", RangeText(rule), ", not ", text));
-  }
-
   const std::string& source_;
   const FieldPlaces& places_;
 };
@@ -151,23 +46,24 @@ std::string FileStem(const std::string& path) {
 }
 
 // Which member of each oneof holds where the recipe does not say.
-void ChooseDefaults(Recipe* recipe) {
-  Model* model = recipe->mutable_model();
-  if (model->mixer_case() == Model::MIXER_NOT_SET) model->mutable_mamba();
-  Tokenizer* tokenizer = recipe->mutable_data()->mutable_tokenizer();
-  if (tokenizer->kind_case() == Tokenizer::KIND_NOT_SET) {
+void ChooseDefaults(config::Recipe* recipe) {
+  config::Model* model = recipe->mutable_model();
+  if (model->mixer_case() == config::Model::MIXER_NOT_SET)
+    model->mutable_mamba();
+  config::Tokenizer* tokenizer = recipe->mutable_data()->mutable_tokenizer();
+  if (tokenizer->kind_case() == config::Tokenizer::KIND_NOT_SET) {
     tokenizer->set_bytes(true);
   }
 }
 
-void Derive(const std::string& source, Recipe* recipe) {
+void Derive(const std::string& source, config::Recipe* recipe) {
   if (recipe->name().empty()) recipe->set_name(FileStem(source));
-  Model* model = recipe->mutable_model();
+  config::Model* model = recipe->mutable_model();
   if (model->has_mamba() && model->mamba().time_step_rank() == 0) {
     model->mutable_mamba()->set_time_step_rank((model->hidden_size() + 15) /
                                                16);
   }
-  Training* training = recipe->mutable_training();
+  config::Training* training = recipe->mutable_training();
   if (training->micro_batch_size() == 0) {
     training->set_micro_batch_size(training->batch_size());
   }
@@ -175,16 +71,17 @@ void Derive(const std::string& source, Recipe* recipe) {
       training->chunk_length() > training->sequence_length()) {
     training->set_chunk_length(training->sequence_length());
   }
-  Optimizer* optimizer = recipe->mutable_optimizer();
+  config::Optimizer* optimizer = recipe->mutable_optimizer();
   if (!optimizer->has_decay_steps()) {
-    bool decays = optimizer->schedule() == Optimizer::WARMUP_STABLE_DECAY;
+    bool decays =
+        optimizer->schedule() == config::Optimizer::WARMUP_STABLE_DECAY;
     optimizer->set_decay_steps(decays ? training->steps() / 10 : 0);
   }
 }
 
-absl::Status CheckModel(const Resolver& at, const Recipe& recipe) {
+absl::Status CheckModel(const Places& at, const config::Recipe& recipe) {
   if (recipe.model().has_mamba()) {
-    const Mamba& mamba = recipe.model().mamba();
+    const config::Mamba& mamba = recipe.model().mamba();
     if (mamba.time_step_min() > mamba.time_step_max()) {
       return at.Error("model.mamba.time_step_min",
                       absl::StrCat("is ", mamba.time_step_min(),
@@ -201,7 +98,7 @@ absl::Status CheckModel(const Resolver& at, const Recipe& recipe) {
   return absl::OkStatus();
 }
 
-absl::Status CheckTraining(const Resolver& at, const Training& t) {
+absl::Status CheckTraining(const Places& at, const config::Training& t) {
   if (t.micro_batch_size() > t.batch_size()) {
     return at.Error(
         "training.micro_batch_size",
@@ -220,8 +117,8 @@ absl::Status CheckTraining(const Resolver& at, const Training& t) {
   return absl::OkStatus();
 }
 
-absl::Status CheckOptimizer(const Resolver& at, const Recipe& recipe) {
-  const Optimizer& o = recipe.optimizer();
+absl::Status CheckOptimizer(const Places& at, const config::Recipe& recipe) {
+  const config::Optimizer& o = recipe.optimizer();
   const int64_t steps = recipe.training().steps();
   if (o.warmup_steps() > steps) {
     return at.Error(
@@ -229,7 +126,8 @@ absl::Status CheckOptimizer(const Resolver& at, const Recipe& recipe) {
         absl::StrCat("is ", o.warmup_steps(), ", more than training.steps, ",
                      steps, ": the peak would never be reached; lower it"));
   }
-  if (o.schedule() != Optimizer::WARMUP_STABLE_DECAY && o.decay_steps() > 0) {
+  if (o.schedule() != config::Optimizer::WARMUP_STABLE_DECAY &&
+      o.decay_steps() > 0) {
     return at.Error("optimizer.decay_steps",
                     "is for schedule WARMUP_STABLE_DECAY alone; take it out, "
                     "or set the schedule");
@@ -249,14 +147,14 @@ absl::Status CheckOptimizer(const Resolver& at, const Recipe& recipe) {
   return absl::OkStatus();
 }
 
-absl::Status CheckData(const Resolver& at, const Recipe& recipe) {
-  const Data& data = recipe.data();
-  if (data.tokenizer().kind_case() == Tokenizer::kBytes &&
+absl::Status CheckData(const Places& at, const config::Recipe& recipe) {
+  const config::Data& data = recipe.data();
+  if (data.tokenizer().kind_case() == config::Tokenizer::kBytes &&
       !data.tokenizer().bytes()) {
     return at.Error("data.tokenizer.bytes",
                     "cannot be false; name a `sentencepiece` model instead");
   }
-  if (data.tokenizer().kind_case() == Tokenizer::kSentencepiece &&
+  if (data.tokenizer().kind_case() == config::Tokenizer::kSentencepiece &&
       data.tokenizer().sentencepiece().empty()) {
     return at.Error("data.tokenizer.sentencepiece",
                     "is empty; it is the path of a SentencePiece model");
@@ -278,7 +176,7 @@ absl::Status CheckData(const Resolver& at, const Recipe& recipe) {
   return absl::OkStatus();
 }
 
-absl::Status CheckName(const Resolver& at, const Recipe& recipe) {
+absl::Status CheckName(const Places& at, const config::Recipe& recipe) {
   const std::string& name = recipe.name();
   bool printable = true;
   for (unsigned char c : name) printable &= c > 0x20 && c != 0x7f;
@@ -294,11 +192,15 @@ absl::Status CheckName(const Resolver& at, const Recipe& recipe) {
 }  // namespace
 
 absl::Status ResolveRecipe(const std::string& source, const FieldPlaces& places,
-                           Recipe* recipe) {
-  Resolver at(source, places);
+                           config::Recipe* recipe) {
+  Places at(source, places);
   ChooseDefaults(recipe);
-  absl::Status status = at.ApplyRules(recipe, "");
-  if (!status.ok()) return status;
+  std::string bad_field;
+  absl::Status status = ApplyRules(recipe, "", &bad_field);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(at.Where(bad_field), ": ", status.message()));
+  }
   Derive(source, recipe);
   if (status = CheckName(at, *recipe); !status.ok()) return status;
   if (status = CheckModel(at, *recipe); !status.ok()) return status;
@@ -307,7 +209,7 @@ absl::Status ResolveRecipe(const std::string& source, const FieldPlaces& places,
     return status;
   }
   if (status = CheckOptimizer(at, *recipe); !status.ok()) return status;
-  if (recipe->data().tokenizer().kind_case() == Tokenizer::kBytes) {
+  if (recipe->data().tokenizer().kind_case() == config::Tokenizer::kBytes) {
     status = ResolveVocabulary(256, recipe);
     if (!status.ok()) {
       return at.Error("model.vocab_size", std::string(status.message()));
@@ -316,8 +218,8 @@ absl::Status ResolveRecipe(const std::string& source, const FieldPlaces& places,
   return absl::OkStatus();
 }
 
-absl::Status ResolveVocabulary(int64_t tokenizer_size, Recipe* recipe) {
-  Model* model = recipe->mutable_model();
+absl::Status ResolveVocabulary(int64_t tokenizer_size, config::Recipe* recipe) {
+  config::Model* model = recipe->mutable_model();
   if (model->vocab_size() == 0) model->set_vocab_size(tokenizer_size);
   if (model->vocab_size() < tokenizer_size) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -327,7 +229,7 @@ absl::Status ResolveVocabulary(int64_t tokenizer_size, Recipe* recipe) {
   return absl::OkStatus();
 }
 
-absl::Status RequireTrainingData(const Recipe& recipe) {
+absl::Status RequireTrainingData(const config::Recipe& recipe) {
   if (recipe.data().train_size() > 0) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "recipe '", recipe.name(), "' names no data, which is yours to choose: ",

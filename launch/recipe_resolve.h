@@ -15,13 +15,13 @@ namespace carry {
 // and every pair of values that can contradict each other. The error names the
 // place (from `places`, else `source`), the field, its value and what to do.
 absl::Status ResolveRecipe(const std::string& source, const FieldPlaces& places,
-                           Recipe* recipe);
+                           config::Recipe* recipe);
 
 // Sets an unset vocab_size to the tokenizer's size; an error where it is set
 // and smaller.
-absl::Status ResolveVocabulary(int64_t tokenizer_size, Recipe* recipe);
+absl::Status ResolveVocabulary(int64_t tokenizer_size, config::Recipe* recipe);
 
 // The recipe must name training data; says how to give it.
-absl::Status RequireTrainingData(const Recipe& recipe);
+absl::Status RequireTrainingData(const config::Recipe& recipe);
 
 }  // namespace carry
