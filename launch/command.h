@@ -1,0 +1,31 @@
+// What the subcommands share: each is one file with one function that adds its
+// options to the program and returns what to run.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace carry {
+
+struct Command {
+  CLI::App* app;
+  // Called if the user chose `app`.
+  std::function<absl::Status()> run;
+};
+
+Command AddInspect(CLI::App& program);
+
+// A recipe and what changes it: the options of every command that reads one.
+struct RecipeOptions {
+  std::string path;
+  std::vector<std::string> sets;
+};
+
+// Adds --set, which may be given again and again.
+void AddSetOption(CLI::App& app, std::vector<std::string>* sets);
+
+}  // namespace carry
