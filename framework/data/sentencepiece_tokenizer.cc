@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "framework/data/sentencepiece_plugin.h"
 #include "framework/data/tokenizer.h"
@@ -24,9 +25,8 @@ constexpr size_t kMaxSentence = 4096;
 // The library keeps about 100 bytes for each piece of a text: longer ones are
 // cut, after a line where there is one.
 constexpr size_t kMaxEncode = 1 << 20;
-// A character has at most four bytes, so byte pieces that are still no
-// character after four are shown as they are.
-constexpr size_t kMaxHeld = 4;
+// After so many ids without a whole character, what there is is shown.
+constexpr size_t kMaxHeld = 256;
 constexpr char kReplacement[] = "\xef\xbf\xbd";  // U+FFFD.
 
 absl::StatusOr<const SentencePieceApi*> LoadPlugin() {
@@ -72,28 +72,35 @@ class SentencePieceDecoder : public StreamDecoder {
 
  private:
   // The text of a piece depends on what comes before: a space at the very
-  // front goes, byte pieces join to one character. So decode from the last
-  // place that was certain, `anchor_`, with and without the new pieces.
+  // front goes, byte pieces join to one character. So decode from a place
+  // that was certain, and hold back the last replacement characters: the bytes
+  // that they stand for may be the beginning of a character.
   std::string Emit(bool finish) {
-    const absl::Span<const int32_t> window(ids_);
-    const absl::StatusOr<std::string> before =
-        tokenizer_.Decode(window.first(shown_));
-    const absl::StatusOr<std::string> after = tokenizer_.Decode(window);
-    CARRY_CHECK(before.ok() && after.ok());
-    const absl::string_view text = *after;
-    const bool whole = text.size() < 3 ||
-                       text.substr(text.size() - 3) != kReplacement ||
-                       ids_.size() - shown_ >= kMaxHeld;
-    if ((!whole && !finish) || text.size() <= before->size()) return "";
-    std::string fresh(text.substr(before->size()));
-    ids_.erase(ids_.begin(), ids_.begin() + static_cast<int64_t>(shown_));
-    shown_ = ids_.size();
+    const absl::StatusOr<std::string> decoded = tokenizer_.Decode(ids_);
+    CARRY_CHECK(decoded.ok());
+    absl::string_view certain = *decoded;
+    if (!finish && ids_.size() - context_ < kMaxHeld) {
+      for (int i = 0; i < 3 && absl::EndsWith(certain, kReplacement); ++i) {
+        certain.remove_suffix(3);
+      }
+    }
+    if (certain.size() <= shown_) return "";
+    std::string fresh(certain.substr(shown_));
+    shown_ = certain.size();
+    if (certain.size() == decoded->size()) {
+      ids_.erase(ids_.begin(), ids_.begin() + static_cast<int64_t>(context_));
+      context_ = ids_.size();
+      const absl::StatusOr<std::string> context = tokenizer_.Decode(ids_);
+      CARRY_CHECK(context.ok());
+      shown_ = context->size();
+    }
     return fresh;
   }
 
   const Tokenizer& tokenizer_;
   std::vector<int32_t> ids_;
-  size_t shown_ = 0;  // How many of ids_ have been given out.
+  size_t context_ = 0;  // The first so many of ids_ are shown in full.
+  size_t shown_ = 0;    // Bytes of the text of ids_ that are shown.
 };
 
 class SentencePieceTokenizer : public Tokenizer {
@@ -227,10 +234,10 @@ absl::Status TrainSentencePiece(const std::vector<std::string>& files,
         "SentencePiece model type \"", absl::CHexEscape(options.model_type),
         "\" is not known; choose bpe or unigram"));
   }
-  if (options.vocab_size < 512 || options.vocab_size > 1 << 20) {
+  if (options.vocab_size < 300 || options.vocab_size > 1 << 20) {
     return absl::InvalidArgumentError(absl::StrCat(
         "a SentencePiece vocabulary of ", options.vocab_size,
-        " is out of range; choose 512 (256 are the bytes) to ", 1 << 20));
+        " is out of range; choose 300 (256 are the bytes) to ", 1 << 20));
   }
   const absl::StatusOr<const SentencePieceApi*> api = LoadPlugin();
   if (!api.ok()) return api.status();
