@@ -63,45 +63,50 @@ HWY_INLINE void MaxAndSum(const T* x, int64_t n, float* max, double* sum) {
   }
 }
 
+// The gradient may overwrite the logits it comes from: writes never overtake
+// reads, as T is no wider than a float.
 template <class T>
-void Rows(const MatView& logits, const int32_t* targets, float weight,
-          bool gradient, float* nll, int64_t begin, int64_t end) {
+void Rows(const ConstMatView& logits, const int32_t* targets, float weight,
+          const MatView& dlogits, float* nll, int64_t begin, int64_t end) {
   const int64_t n = logits.cols;
+  const bool gradient = dlogits.data != nullptr;
   for (int64_t r = begin; r < end; ++r) {
-    T* x = static_cast<T*>(logits.data) + r * logits.stride;
+    const float* x =
+        static_cast<const float*>(logits.data) + r * logits.stride;
+    T* dx = gradient ? static_cast<T*>(dlogits.data) + r * dlogits.stride
+                     : nullptr;
     const int64_t target = targets[r];
     if (target < 0) {
       nll[r] = 0;
-      if (gradient) std::fill_n(x, n, T{});
+      if (gradient) std::fill_n(dx, n, T{});
       continue;
     }
     CARRY_CHECK(target < n);
     float max;
     double sum;
     MaxAndSum(x, n, &max, &sum);
-    HWY_ALIGN float lane[kLanes];
-    StoreF(LoadF(x + target, FirstLanes{1}), lane);
+    const float logit = x[target];
     const double log_sum = max + std::log(sum);
-    nll[r] = static_cast<float>(log_sum - lane[0]);
+    nll[r] = static_cast<float>(log_sum - logit);
     if (!gradient) continue;
     const VF scale = Set(static_cast<float>(weight / sum));
     ForLanes(n, [&](int64_t i, auto lanes) HWY_ATTR {
       const VF y = hn::Mul(hn::Sub(LoadF(x + i, lanes), Set(max)), Set(kLog2E));
-      StoreF(hn::Mul(Exp2NonPositive(y), scale), x + i, lanes);
+      StoreF(hn::Mul(Exp2NonPositive(y), scale), dx + i, lanes);
     });
-    const double p = std::exp(lane[0] - log_sum);
-    StoreF(Set(static_cast<float>(weight * (p - 1))), x + target,
+    const double p = std::exp(logit - log_sum);
+    StoreF(Set(static_cast<float>(weight * (p - 1))), dx + target,
            FirstLanes{1});
   }
 }
 
-void CrossEntropyRows(const MatView& logits, const int32_t* targets,
-                      float weight, bool gradient, float* nll, int64_t begin,
-                      int64_t end) {
-  if (logits.dtype == DType::kF32) {
-    Rows<float>(logits, targets, weight, gradient, nll, begin, end);
+void CrossEntropyRows(const ConstMatView& logits, const int32_t* targets,
+                      float weight, const MatView& dlogits, float* nll,
+                      int64_t begin, int64_t end) {
+  if (dlogits.dtype == DType::kF32) {
+    Rows<float>(logits, targets, weight, dlogits, nll, begin, end);
   } else {
-    Rows<BFloat16>(logits, targets, weight, gradient, nll, begin, end);
+    Rows<BFloat16>(logits, targets, weight, dlogits, nll, begin, end);
   }
 }
 
@@ -114,11 +119,12 @@ namespace carry {
 
 HWY_EXPORT(CrossEntropyRows);
 
-void CrossEntropy(MatView logits, const int32_t* targets, float weight,
-                  bool gradient, float* nll) {
+void CrossEntropy(ConstMatView logits, const int32_t* targets, float weight,
+                  MatView dlogits, float* nll) {
+  CARRY_CHECK(logits.dtype == DType::kF32);
   ParallelRanges(logits.rows, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(CrossEntropyRows)
-    (logits, targets, weight, gradient, nll, begin, end);
+    (logits, targets, weight, dlogits, nll, begin, end);
   });
 }
 

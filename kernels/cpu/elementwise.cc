@@ -140,6 +140,25 @@ void AddTo(float* dst, const void* src, DType type, int64_t n) {
   });
 }
 
+void AddColumnSums(ConstMatView x, float* sums) {
+  CARRY_CHECK(x.dtype == DType::kF32 || x.dtype == DType::kBF16);
+  constexpr int64_t kWidth = 256;  // Columns of a task: 1 KB of sums in L1.
+  ParallelFor((x.cols + kWidth - 1) / kWidth, [&](int64_t task) {
+    const int64_t first = task * kWidth;
+    const int64_t width = std::min(kWidth, x.cols - first);
+    for (int64_t r = 0; r < x.rows; ++r) {
+      const int64_t at = r * x.stride + first;
+      if (x.dtype == DType::kF32) {
+        HWY_DYNAMIC_DISPATCH(AddFloat)
+        (sums + first, static_cast<const float*>(x.data) + at, width);
+      } else {
+        HWY_DYNAMIC_DISPATCH(AddBf16)
+        (sums + first, static_cast<const BFloat16*>(x.data) + at, width);
+      }
+    }
+  });
+}
+
 void Scale(float* x, float factor, int64_t n) {
   ForChunks(n, [&](int64_t i, int64_t size) {
     HWY_DYNAMIC_DISPATCH(ScaleRange)(x + i, factor, size);
