@@ -88,3 +88,9 @@ inline std::string Slurp(const std::string& path) {
     const absl::Status assert_ok_status = (expression);                \
     ASSERT_TRUE(assert_ok_status.ok()) << assert_ok_status.ToString(); \
   } while (false)
+
+#define EXPECT_STATUS_OK(expression)                                   \
+  do {                                                                 \
+    const absl::Status expect_ok_status = (expression);                \
+    EXPECT_TRUE(expect_ok_status.ok()) << expect_ok_status.ToString(); \
+  } while (false)
