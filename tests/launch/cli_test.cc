@@ -1,0 +1,140 @@
+// The program as its users meet it: arguments in, streams and status out.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+namespace {
+
+using testing::HasSubstr;
+using testing::StartsWith;
+
+struct Result {
+  int status;
+  std::string out;
+  std::string err;
+};
+
+class CliTest : public testing::Test {
+ protected:
+  CliTest() {
+    std::string name =
+        (std::filesystem::temp_directory_path() / "carry_test_XXXXXX").string();
+    dir_ = mkdtemp(name.data());
+  }
+  ~CliTest() override { std::filesystem::remove_all(dir_); }
+
+  static std::string Slurp(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    std::ostringstream out;
+    out << in.rdbuf();
+    return out.str();
+  }
+
+  Result Run(const std::string& arguments) {
+    const std::string out = dir_ + "/out", err = dir_ + "/err";
+    const std::string command = std::string("'" CARRY_PROGRAM "' ") +
+                                arguments + " >" + out + " 2>" + err +
+                                " </dev/null";
+    const int status = std::system(command.c_str());
+    EXPECT_TRUE(WIFEXITED(status)) << command;
+    return {WEXITSTATUS(status), Slurp(out), Slurp(err)};
+  }
+
+  std::string Write(const std::string& name, const std::string& text) {
+    const std::string path = dir_ + "/" + name;
+    std::ofstream(path, std::ios::binary) << text;
+    return path;
+  }
+
+  std::string dir_;
+};
+
+constexpr char kQuickstart[] = CARRY_SOURCE_DIR "/recipes/quickstart.textproto";
+
+TEST_F(CliTest, HelpAndVersion) {
+  Result r = Run("--help");
+  EXPECT_EQ(r.status, 0);
+  EXPECT_THAT(r.out, HasSubstr("inspect"));
+  EXPECT_EQ(r.err, "");
+  r = Run("--version");
+  EXPECT_EQ(r.status, 0);
+  EXPECT_THAT(r.out, StartsWith("carry "));
+  EXPECT_THAT(r.out, HasSubstr("backends: cpu"));
+}
+
+TEST_F(CliTest, EveryCommandHasHelpWithAnExample) {
+  for (const char* command : {"inspect"}) {
+    Result r = Run(std::string(command) + " --help");
+    EXPECT_EQ(r.status, 0) << command;
+    EXPECT_THAT(r.out, HasSubstr("Example:")) << command;
+    EXPECT_THAT(r.out, HasSubstr(std::string("carry ") + command));
+  }
+}
+
+TEST_F(CliTest, SenselessCommandLines) {
+  for (const char* arguments :
+       {"", "nonsense", "inspect", "inspect --nonsense", "--nonsense",
+        "inspect a b c --set", "inspect --set"}) {
+    Result r = Run(arguments);
+    EXPECT_EQ(r.status, 2) << arguments;
+    EXPECT_THAT(r.err, StartsWith("carry: error: ")) << arguments;
+    EXPECT_THAT(r.err, HasSubstr("--help`\n")) << arguments;
+    EXPECT_EQ(r.out, "") << arguments;
+  }
+}
+
+TEST_F(CliTest, InspectShowsTheResolvedRecipe) {
+  Result r = Run(std::string("inspect ") + kQuickstart +
+                 " --set training.steps=70 --set data.train=/tmp/a "
+                 "--set 'data.train+=/tmp/b, c'");
+  EXPECT_EQ(r.status, 0) << r.err;
+  EXPECT_EQ(r.err, "");
+  EXPECT_THAT(r.out, StartsWith("recipe      quickstart\n"));
+  EXPECT_THAT(r.out, HasSubstr("steps: 70"));
+  EXPECT_THAT(r.out, HasSubstr("train: \"/tmp/a\""));
+  EXPECT_THAT(r.out, HasSubstr("train: \"/tmp/b, c\""));
+  EXPECT_THAT(r.out, HasSubstr("beta2: 0.95"));
+}
+
+TEST_F(CliTest, RecipeErrors) {
+  const std::string path =
+      Write("bad.textproto", "model {\n  hidden_sise: 3\n}\n");
+  Result r = Run("inspect " + path);
+  EXPECT_EQ(r.status, 1);
+  EXPECT_EQ(r.out, "");
+  EXPECT_EQ(r.err, "carry: error: " + path +
+                       ":2:3: Model has no field 'hidden_sise'; did you mean "
+                       "'hidden_size'?\n");
+  r = Run(std::string("inspect ") + kQuickstart + " --set training.steps=many");
+  EXPECT_EQ(r.status, 1);
+  EXPECT_EQ(r.err,
+            "carry: error: --set training.steps: steps wants a whole number, "
+            "not 'many'\n");
+}
+
+TEST_F(CliTest, FilesThatAreNoRecipe) {
+  Result r = Run("inspect " + dir_ + "/none.textproto");
+  EXPECT_EQ(r.status, 1);
+  EXPECT_THAT(r.err, HasSubstr("none.textproto"));
+  r = Run("inspect " + Write("binary.textproto", std::string(100, '\0')));
+  EXPECT_EQ(r.status, 1);
+  EXPECT_THAT(r.err, HasSubstr("this is no recipe"));
+}
+
+TEST_F(CliTest, FullDiskIsAnError) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
+  const std::string command = std::string("'" CARRY_PROGRAM "' inspect ") +
+                              kQuickstart + " >/dev/full 2>" + dir_ + "/err";
+  const int status = std::system(command.c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  EXPECT_THAT(Slurp(dir_ + "/err"), HasSubstr("standard output"));
+}
+
+}  // namespace
