@@ -58,8 +58,8 @@ absl::Status LoadWeights(const SafetensorsFolder& folder,
     }
     absl::Status status = CheckShape(path, *tensor, *parameter);
     if (!status.ok()) return status;
-    status = CopyAsFloat(*tensor, absl::MakeSpan(parameter->value().f32(),
-                                                 parameter->size()));
+    status = CopyAsFloat(
+        *tensor, absl::MakeSpan(parameter->value().f32(), parameter->size()));
     if (!status.ok()) return status;
     unused.erase(tensor->name);
   }

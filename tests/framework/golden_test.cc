@@ -59,8 +59,7 @@ void ExpectClose(const std::string& name, const std::vector<float>& got,
 // A model case, run in chunks of `chunk_length` (0: whole).
 void RunModelCase(const std::string& folder, int64_t chunk_length) {
   SCOPED_TRACE(folder + ", chunk length " + std::to_string(chunk_length));
-  absl::StatusOr<config::Model> config =
-      ReadHfConfig(folder + "/config.json");
+  absl::StatusOr<config::Model> config = ReadHfConfig(folder + "/config.json");
   ASSERT_TRUE(config.ok()) << config.status();
   ASSERT_TRUE(ResolveModel(&*config).ok());
   LanguageModel model(*config, DType::kF32);
@@ -149,17 +148,15 @@ void RunModelCase(const std::string& folder, int64_t chunk_length) {
     ExpectClose(name, Values(p->grad()), Doubles(*expected, name));
   }
   for (int64_t l = 0; l < model.layers(); ++l) {
-    ExpectClose("final carry", Values(exchange.final()[l].flat()),
-                [&] {
-                  std::vector<double> all;
-                  for (const CarryField& field : model.carry_spec(l)) {
-                    const std::vector<double> part = Doubles(
-                        *expected,
-                        "carry." + std::to_string(l) + "." + field.name);
-                    all.insert(all.end(), part.begin(), part.end());
-                  }
-                  return all;
-                }());
+    ExpectClose("final carry", Values(exchange.final()[l].flat()), [&] {
+      std::vector<double> all;
+      for (const CarryField& field : model.carry_spec(l)) {
+        const std::vector<double> part =
+            Doubles(*expected, "carry." + std::to_string(l) + "." + field.name);
+        all.insert(all.end(), part.begin(), part.end());
+      }
+      return all;
+    }());
   }
 }
 

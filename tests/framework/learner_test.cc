@@ -95,8 +95,8 @@ TEST(Learner, NamesWhatIsNotFinite) {
   const TinyBatch batch(2, 20, 37, 0);
   {
     Learner learner(recipe);
-    Parameter* p = learner.model().parameters().Find(
-        "backbone.layers.1.mixer.D");
+    Parameter* p =
+        learner.model().parameters().Find("backbone.layers.1.mixer.D");
     p->value().f32()[3] = std::numeric_limits<float>::infinity();
     const std::vector<float> before =
         Values(learner.model().parameters().values());
