@@ -1,6 +1,8 @@
 #include "framework/train/evaluate.h"
 
 #include <algorithm>
+#include <cmath>
+#include <string>
 
 #include "framework/train/streamed_pass.h"
 #include "kernels/check.h"
@@ -61,6 +63,42 @@ void StreamEvaluator::Count(int64_t position, double nll) {
 const EvalResult& StreamEvaluator::Finish() {
   if (!tokens_.empty()) RunChunk();
   return result_;
+}
+
+double CorpusEval::BitsPerByte() const {
+  return result.nll / std::log(2.0) / static_cast<double>(bytes);
+}
+
+absl::StatusOr<CorpusEval> EvaluateCorpus(
+    LanguageModel& model, const Corpus& corpus, const Tokenizer& tokenizer,
+    int64_t max_tokens, int64_t chunk_length,
+    const std::function<bool(int64_t tokens)>& keep_going) {
+  CorpusEval eval;
+  StreamEvaluator evaluator(model, chunk_length);
+  std::vector<int32_t> tokens(chunk_length);
+  int64_t read = 0;
+  bool going = true;
+  for (int64_t d = 0; d < corpus.num_documents() && going; ++d) {
+    const int64_t length = corpus.DocumentLength(d);
+    for (int64_t begin = 0; begin < length && going; begin += chunk_length) {
+      int64_t count = std::min(chunk_length, length - begin);
+      if (max_tokens > 0) count = std::min(count, max_tokens - read);
+      corpus.ReadTokens(d, begin, count, tokens.data());
+      evaluator.Add(tokens.data(), count, begin == 0);
+      // A document's first token is not predicted.
+      const int64_t first = begin == 0 ? 1 : 0;
+      absl::StatusOr<std::string> text = tokenizer.Decode(
+          absl::MakeConstSpan(tokens.data() + first, count - first));
+      if (!text.ok()) return text.status();
+      eval.bytes += static_cast<int64_t>(text->size());
+      read += count;
+      going = (max_tokens == 0 || read < max_tokens) &&
+              (!keep_going || keep_going(read));
+    }
+    ++eval.documents;
+  }
+  eval.result = evaluator.Finish();
+  return eval;
 }
 
 }  // namespace carry

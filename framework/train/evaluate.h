@@ -2,8 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "framework/data/corpus.h"
+#include "framework/data/tokenizer.h"
 #include "framework/nn/language_model.h"
 
 namespace carry {
@@ -48,5 +52,22 @@ class StreamEvaluator {
   int64_t position_ = 0;  // of the next chunk's first token in its document
   EvalResult result_;
 };
+
+struct CorpusEval {
+  EvalResult result;
+  int64_t documents = 0;
+  // Bytes of text that the predicted tokens stand for.
+  int64_t bytes = 0;
+  // Total information over total bytes; NaN if there is no byte.
+  double BitsPerByte() const;
+};
+
+// Evaluates whole documents in the corpus's order until `max_tokens` tokens
+// were read (0: all). `keep_going` is asked after every chunk with the tokens
+// read so far; false ends with what there is.
+absl::StatusOr<CorpusEval> EvaluateCorpus(
+    LanguageModel& model, const Corpus& corpus, const Tokenizer& tokenizer,
+    int64_t max_tokens, int64_t chunk_length,
+    const std::function<bool(int64_t tokens)>& keep_going);
 
 }  // namespace carry

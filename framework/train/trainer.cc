@@ -1,0 +1,96 @@
+#include "framework/train/trainer.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "framework/io/checkpoint_folder.h"
+
+namespace carry {
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
+    const config::Recipe& recipe, const std::string& run_folder) {
+  std::unique_ptr<Trainer> trainer(new Trainer(recipe, run_folder));
+  absl::Status status = trainer->Open();
+  if (!status.ok()) return status;
+  return trainer;
+}
+
+absl::Status Trainer::Open() {
+  const config::Training& training = recipe_.training();
+  absl::StatusOr<TrainingData> data =
+      OpenTrainingData(recipe_.data(), training.seed());
+  if (!data.ok()) return data.status();
+  data_ = *std::move(data);
+  absl::Status status =
+      ResolveVocabulary(*data_.tokenizer, recipe_.mutable_model());
+  if (!status.ok()) return status;
+
+  plan_ = PlanTrainingMemory(recipe_);
+  status = CheckMemory(plan_, AvailableSystemMemory());
+  if (!status.ok()) return status;
+
+  BatchOptions options;
+  options.sequence_length = training.sequence_length();
+  options.batch_size = training.batch_size();
+  options.packing = recipe_.data().packing() == config::Data::CARRIED
+                        ? Packing::kCarried
+                        : Packing::kPacked;
+  options.shuffle = recipe_.data().shuffle();
+  options.seed = training.seed();
+  absl::StatusOr<std::unique_ptr<BatchStream>> batches =
+      BatchStream::Create(*data_.train, options);
+  if (!batches.ok()) return batches.status();
+  batches_ = *std::move(batches);
+  if (training.steps() > batches_->max_steps()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("training.steps is ", training.steps(),
+                     "; with these sizes the data can be addressed for ",
+                     batches_->max_steps(), " steps; lower it"));
+  }
+  learner_ = std::make_unique<Learner>(recipe_);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepReport> Trainer::Step() {
+  CARRY_CHECK(!done());
+  const Batch batch = batches_->Get(step_);
+  SequenceBatch view;
+  view.batch = batch.rows;
+  view.length = view.stride = batch.length;
+  view.tokens = batch.tokens.data();
+  view.targets = batch.targets.data();
+  view.document_start = batch.document_start.data();
+  absl::StatusOr<UpdateResult> update = learner_->Update(view, step_);
+  if (!update.ok()) return update.status();
+  ++step_;
+  tokens_ += batch.rows * batch.length;
+  nonfinite_in_a_row_ = update->nonfinite.empty() ? 0 : nonfinite_in_a_row_ + 1;
+  if (nonfinite_in_a_row_ >= recipe_.training().max_nonfinite_steps()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the loss or a gradient was not finite in ", nonfinite_in_a_row_,
+        " steps in a row, up to step ", step_, "; first in ", update->nonfinite,
+        ". The last checkpoint is from before them: resume from it with a "
+        "lower optimizer.learning_rate or optimizer.max_grad_norm"));
+  }
+  return StepReport{step_, tokens_, *std::move(update)};
+}
+
+absl::StatusOr<CorpusEval> Trainer::Evaluate(
+    const std::function<bool(int64_t tokens)>& keep_going) {
+  if (data_.held_out == nullptr) {
+    return absl::FailedPreconditionError(
+        "no data is held out; set data.eval or data.holdout_fraction");
+  }
+  const config::Training& training = recipe_.training();
+  // No tape: a chunk as wide as a training step's rows are together.
+  const int64_t chunk =
+      std::min(training.sequence_length(),
+               training.chunk_length() *
+                   std::max<int64_t>(1, training.micro_batch_size()));
+  return EvaluateCorpus(learner_->model(), *data_.held_out, *data_.tokenizer,
+                        recipe_.evaluation().max_tokens(), chunk, keep_going);
+}
+
+}  // namespace carry
