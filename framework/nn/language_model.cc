@@ -1,93 +1,53 @@
 #include "framework/nn/language_model.h"
 
-#include <cmath>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "framework/ops/embedding.h"
 #include "framework/ops/linear_cross_entropy.h"
 #include "framework/ops/rms_norm.h"
+#include "kernels/check.h"
 #include "kernels/matmul.h"
+#include "recipes/rules.h"
 
 namespace carry {
 namespace {
 
-absl::Status Bad(const char* field, const std::string& why) {
-  return absl::InvalidArgumentError(absl::StrCat("model.", field, " ", why));
-}
-
-absl::Status CheckRange(const char* field, int64_t value, int64_t low,
-                        int64_t high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  return Bad(field, absl::StrCat("is ", value, "; it must be from ", low,
-                                 " to ", high));
-}
-
-constexpr int64_t kMaxWidth = int64_t{1} << 24;
-
-absl::Status ResolveMamba(int64_t hidden, config::Mamba* m) {
-  if (!m->has_state_size()) m->set_state_size(16);
-  if (!m->has_expand()) m->set_expand(2);
-  if (!m->has_conv_kernel()) m->set_conv_kernel(4);
-  if (!m->has_time_step_rank()) m->set_time_step_rank((hidden + 15) / 16);
-  if (!m->has_use_bias()) m->set_use_bias(false);
-  if (!m->has_use_conv_bias()) m->set_use_conv_bias(true);
-  if (!m->has_time_step_min()) m->set_time_step_min(0.001);
-  if (!m->has_time_step_max()) m->set_time_step_max(0.1);
-  if (!m->has_time_step_floor()) m->set_time_step_floor(1e-4);
-  if (!m->has_time_step_scale()) m->set_time_step_scale(1);
-  for (absl::Status status :
-       {CheckRange("mamba.state_size", m->state_size(), 1, 256),
-        CheckRange("mamba.expand", m->expand(), 1, 64),
-        CheckRange("mamba.conv_kernel", m->conv_kernel(), 1, 8),
-        CheckRange("mamba.time_step_rank", m->time_step_rank(), 1,
-                   kMaxWidth)}) {
-    if (!status.ok()) return status;
+// What Mamba derives from other fields, and pairs that can contradict.
+absl::Status ResolveMamba(int64_t hidden, config::Mamba* m,
+                          std::string* bad_field) {
+  if (m->time_step_rank() == 0) m->set_time_step_rank((hidden + 15) / 16);
+  auto bad = [&](const char* field, double value) {
+    const std::string path = absl::StrCat("model.mamba.", field);
+    if (bad_field != nullptr) *bad_field = path;
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is ", value, ", more than time_step_max, ",
+                     m->time_step_max(), "; lower it"));
+  };
+  if (m->time_step_min() > m->time_step_max()) {
+    return bad("time_step_min", m->time_step_min());
   }
-  const double low = m->time_step_min(), high = m->time_step_max();
-  if (!(low > 0 && low <= high && std::isfinite(high))) {
-    return Bad("mamba.time_step_min",
-               absl::StrCat("is ", low, " and time_step_max ", high,
-                            "; they must satisfy 0 < min <= max"));
-  }
-  if (!(m->time_step_floor() > 0 && std::isfinite(m->time_step_floor()))) {
-    return Bad("mamba.time_step_floor", "must be positive");
-  }
-  if (!(m->time_step_scale() > 0 && std::isfinite(m->time_step_scale()))) {
-    return Bad("mamba.time_step_scale", "must be positive");
+  if (m->time_step_floor() > m->time_step_max()) {
+    return bad("time_step_floor", m->time_step_floor());
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::Status ResolveModel(config::Model* model) {
-  if (!model->has_tie_embeddings()) model->set_tie_embeddings(true);
-  if (!model->has_norm_epsilon()) model->set_norm_epsilon(1e-5);
-  if (!model->has_initializer_range()) model->set_initializer_range(0.02);
-  if (!model->has_rescale_prenorm_residual()) {
-    model->set_rescale_prenorm_residual(true);
-  }
-  for (absl::Status status :
-       {CheckRange("hidden_size", model->hidden_size(), 1, kMaxWidth),
-        CheckRange("num_layers", model->num_layers(), 1, 1 << 16),
-        CheckRange("vocab_size", model->vocab_size(), 1, int64_t{1} << 31)}) {
-    if (!status.ok()) return status;
-  }
-  if (!(model->norm_epsilon() > 0 && std::isfinite(model->norm_epsilon()))) {
-    return Bad("norm_epsilon", "must be positive");
-  }
-  if (!(model->initializer_range() >= 0 &&
-        std::isfinite(model->initializer_range()))) {
-    return Bad("initializer_range", "must not be negative");
-  }
-  if (model->mixer_case() == config::Model::MIXER_NOT_SET)
+absl::Status ResolveModel(config::Model* model, std::string* bad_field) {
+  if (model->mixer_case() == config::Model::MIXER_NOT_SET) {
     model->mutable_mamba();
-  return ResolveMamba(model->hidden_size(), model->mutable_mamba());
+  }
+  absl::Status status = ApplyRules(model, "model.", bad_field);
+  if (!status.ok()) return status;
+  if (!model->has_vocab_size()) model->set_vocab_size(0);
+  return ResolveMamba(model->hidden_size(), model->mutable_mamba(), bad_field);
 }
 
 LanguageModel::LanguageModel(const config::Model& model, DType activations)
     : model_(model), activations_(activations) {
+  CARRY_CHECK(model.vocab_size() > 0);
   const int64_t dim = model.hidden_size();
   const Shape table = {model.vocab_size(), dim};
   const Initializer normal = NormalInit(model.initializer_range());
