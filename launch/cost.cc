@@ -2,60 +2,33 @@
 
 #include <algorithm>
 
+#include "framework/train/learner.h"
+#include "framework/train/streamed_pass.h"
+
 namespace carry {
-namespace {
 
-struct BlockCost {
-  int64_t parameters;
-  int64_t matrix_entries;  // That every token is multiplied with.
-  double other_flops;
-  int64_t carry_floats;
-};
-
-BlockCost CostOfBlock(const config::Mamba& m, int64_t d) {
-  const int64_t e = m.expand() * d, n = m.state_size(), k = m.conv_kernel();
-  const int64_t r = m.time_step_rank();
-  BlockCost cost;
-  cost.matrix_entries = 2 * e * d + (r + 2 * n) * e + e * r + d * e;
-  cost.parameters = cost.matrix_entries + d + e * k + e + e * n + e;
-  if (m.use_conv_bias()) cost.parameters += e;
-  if (m.use_bias()) cost.parameters += 2 * e + d;
-  cost.other_flops = 7.0 * e * n + 2.0 * e * k;
-  cost.carry_floats = e * (n + k - 1);
-  return cost;
-}
-
-}  // namespace
-
-ModelCost CostOf(const config::Model& model) {
-  const int64_t d = model.hidden_size(), v = model.vocab_size();
-  const BlockCost block = CostOfBlock(model.mamba(), d);
-  ModelCost cost;
-  cost.parameters = model.num_layers() * block.parameters + d +
-                    v * d * (model.tie_embeddings() ? 1 : 2);
-  cost.matmul_forward_flops =
-      2.0 * (model.num_layers() * block.matrix_entries + v * d);
-  cost.other_forward_flops = model.num_layers() * block.other_flops;
-  cost.carry_bytes = 4 * model.num_layers() * block.carry_floats;
-  return cost;
-}
-
-StepCost CostOfStep(const config::Recipe& recipe) {
+RecipeCost CostOf(const config::Recipe& recipe) {
   const config::Training& t = recipe.training();
-  const ModelCost model = CostOf(recipe.model());
+  const LanguageModel model(recipe.model(), ActivationDType(recipe));
+  RecipeCost cost;
+  cost.parameters = model.NumParameters();
+  cost.tokens_per_step = t.batch_size() * t.sequence_length();
+  for (int64_t layer = 0; layer < model.layers(); ++layer) {
+    cost.carry_bytes += CarrySize(model.carry_spec(layer)) * 4;
+  }
+  cost.forward_flops = static_cast<double>(model.MatMulFlopsPerToken());
+
   const int64_t chunks =
       (t.sequence_length() + t.chunk_length() - 1) / t.chunk_length();
-  StepCost cost;
-  cost.tokens = t.batch_size() * t.sequence_length();
-  cost.matmul_flops = 3 * model.matmul_forward_flops * cost.tokens;
-  if (chunks > 1) {
-    const double head =
-        2.0 * recipe.model().vocab_size() * recipe.model().hidden_size();
-    const int64_t again = t.batch_size() * (chunks - 1) * t.chunk_length();
-    cost.matmul_flops += (model.matmul_forward_flops - head) * again;
-  }
-  cost.edge_carry_bytes = model.carry_bytes * t.micro_batch_size() * chunks;
-  cost.optimizer_bytes = 16 * model.parameters;
+  const int64_t kept =
+      std::min(chunks, KeptTapes(model, t.micro_batch_size(), t.chunk_length(),
+                                 t.tape_memory_budget()));
+  const double again =
+      static_cast<double>(t.batch_size()) * (chunks - kept) * t.chunk_length();
+  const double head =
+      2.0 * recipe.model().vocab_size() * recipe.model().hidden_size();
+  cost.step_flops = 3 * cost.forward_flops * cost.tokens_per_step +
+                    (cost.forward_flops - head) * again;
   return cost;
 }
 

@@ -32,10 +32,9 @@ std::string ModelText(const config::Recipe& recipe) {
   const config::Model& model = recipe.model();
   std::string text = MixerText(model);
   if (model.vocab_size() > 0) {
-    ModelCost cost = CostOf(model);
     absl::StrAppend(&text, "; vocabulary ", model.vocab_size(),
                     model.tie_embeddings() ? " tied; " : "; ",
-                    Human(cost.parameters), " parameters");
+                    Human(CostOf(recipe).parameters), " parameters");
   }
   return text;
 }

@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "framework/nn/language_model.h"
 #include "recipes/rules.h"
 
 namespace carry {
@@ -45,24 +46,8 @@ std::string FileStem(const std::string& path) {
   return dot == std::string::npos || dot == 0 ? name : name.substr(0, dot);
 }
 
-// Which member of each oneof holds where the recipe does not say.
-void ChooseDefaults(config::Recipe* recipe) {
-  config::Model* model = recipe->mutable_model();
-  if (model->mixer_case() == config::Model::MIXER_NOT_SET)
-    model->mutable_mamba();
-  config::Tokenizer* tokenizer = recipe->mutable_data()->mutable_tokenizer();
-  if (tokenizer->kind_case() == config::Tokenizer::KIND_NOT_SET) {
-    tokenizer->set_bytes(true);
-  }
-}
-
 void Derive(const std::string& source, config::Recipe* recipe) {
   if (recipe->name().empty()) recipe->set_name(FileStem(source));
-  config::Model* model = recipe->mutable_model();
-  if (model->has_mamba() && model->mamba().time_step_rank() == 0) {
-    model->mutable_mamba()->set_time_step_rank((model->hidden_size() + 15) /
-                                               16);
-  }
   config::Training* training = recipe->mutable_training();
   if (training->micro_batch_size() == 0) {
     training->set_micro_batch_size(training->batch_size());
@@ -77,25 +62,6 @@ void Derive(const std::string& source, config::Recipe* recipe) {
         optimizer->schedule() == config::Optimizer::WARMUP_STABLE_DECAY;
     optimizer->set_decay_steps(decays ? training->steps() / 10 : 0);
   }
-}
-
-absl::Status CheckModel(const Places& at, const config::Recipe& recipe) {
-  if (recipe.model().has_mamba()) {
-    const config::Mamba& mamba = recipe.model().mamba();
-    if (mamba.time_step_min() > mamba.time_step_max()) {
-      return at.Error("model.mamba.time_step_min",
-                      absl::StrCat("is ", mamba.time_step_min(),
-                                   ", more than time_step_max, ",
-                                   mamba.time_step_max(), "; swap them"));
-    }
-    if (mamba.time_step_floor() > mamba.time_step_max()) {
-      return at.Error("model.mamba.time_step_floor",
-                      absl::StrCat("is ", mamba.time_step_floor(),
-                                   ", more than time_step_max, ",
-                                   mamba.time_step_max(), "; lower it"));
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::Status CheckTraining(const Places& at, const config::Training& t) {
@@ -194,16 +160,19 @@ absl::Status CheckName(const Places& at, const config::Recipe& recipe) {
 absl::Status ResolveRecipe(const std::string& source, const FieldPlaces& places,
                            config::Recipe* recipe) {
   Places at(source, places);
-  ChooseDefaults(recipe);
+  config::Tokenizer* tokenizer = recipe->mutable_data()->mutable_tokenizer();
+  if (tokenizer->kind_case() == config::Tokenizer::KIND_NOT_SET) {
+    tokenizer->set_bytes(true);
+  }
   std::string bad_field;
-  absl::Status status = ApplyRules(recipe, "", &bad_field);
+  absl::Status status = ResolveModel(recipe->mutable_model(), &bad_field);
+  if (status.ok()) status = ApplyRules(recipe, "", &bad_field);
   if (!status.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat(at.Where(bad_field), ": ", status.message()));
   }
   Derive(source, recipe);
   if (status = CheckName(at, *recipe); !status.ok()) return status;
-  if (status = CheckModel(at, *recipe); !status.ok()) return status;
   if (status = CheckData(at, *recipe); !status.ok()) return status;
   if (status = CheckTraining(at, recipe->training()); !status.ok()) {
     return status;

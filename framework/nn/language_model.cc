@@ -6,29 +6,48 @@
 #include "framework/ops/embedding.h"
 #include "framework/ops/linear_cross_entropy.h"
 #include "framework/ops/rms_norm.h"
+#include "kernels/check.h"
 #include "kernels/matmul.h"
 #include "recipes/rules.h"
 
 namespace carry {
-absl::Status ResolveModel(config::Model* model) {
-  if (model->mixer_case() == config::Model::MIXER_NOT_SET) {
-    model->mutable_mamba();
-  }
-  absl::Status status = ApplyRules(model, "model", nullptr);
-  if (!status.ok()) return status;
-  if (model->vocab_size() < 1) {
+namespace {
+
+// What Mamba derives from other fields, and pairs that can contradict.
+absl::Status ResolveMamba(int64_t hidden, config::Mamba* m,
+                          std::string* bad_field) {
+  if (m->time_step_rank() == 0) m->set_time_step_rank((hidden + 15) / 16);
+  auto bad = [&](const char* field, double value) {
+    const std::string path = absl::StrCat("model.mamba.", field);
+    if (bad_field != nullptr) *bad_field = path;
     return absl::InvalidArgumentError(
-        "model.vocab_size must be at least 1; it is the tokenizer's size");
+        absl::StrCat(path, " is ", value, ", more than time_step_max, ",
+                     m->time_step_max(), "; lower it"));
+  };
+  if (m->time_step_min() > m->time_step_max()) {
+    return bad("time_step_min", m->time_step_min());
   }
-  config::Mamba* mamba = model->mutable_mamba();
-  if (mamba->time_step_rank() == 0) {
-    mamba->set_time_step_rank((model->hidden_size() + 15) / 16);
+  if (m->time_step_floor() > m->time_step_max()) {
+    return bad("time_step_floor", m->time_step_floor());
   }
   return absl::OkStatus();
 }
 
+}  // namespace
+
+absl::Status ResolveModel(config::Model* model, std::string* bad_field) {
+  if (model->mixer_case() == config::Model::MIXER_NOT_SET) {
+    model->mutable_mamba();
+  }
+  absl::Status status = ApplyRules(model, "model.", bad_field);
+  if (!status.ok()) return status;
+  if (!model->has_vocab_size()) model->set_vocab_size(0);
+  return ResolveMamba(model->hidden_size(), model->mutable_mamba(), bad_field);
+}
+
 LanguageModel::LanguageModel(const config::Model& model, DType activations)
     : model_(model), activations_(activations) {
+  CARRY_CHECK(model.vocab_size() > 0);
   const int64_t dim = model.hidden_size();
   const Shape table = {model.vocab_size(), dim};
   const Initializer normal = NormalInit(model.initializer_range());

@@ -23,9 +23,12 @@
 
 namespace carry {
 
-// Fills every optional field with its default and the derived sizes.
-// An error names the field, the value, and what would be right.
-absl::Status ResolveModel(config::Model* model);
+// Fills every field with the schema's default (recipes/rules.h) or the size
+// derived from others; vocab_size may stay 0, not known yet. An error names the
+// field, also in `bad_field` ("model.mamba.expand") if that is not null, its
+// value, and what would be right.
+absl::Status ResolveModel(config::Model* model,
+                          std::string* bad_field = nullptr);
 
 class LanguageModel {
  public:
@@ -35,7 +38,8 @@ class LanguageModel {
     Var delta;     // activations' dtype; undefined before the first block
   };
 
-  // REQUIRES a resolved model. Knows every shape, but holds no memory yet.
+  // REQUIRES a resolved model with a vocab_size. Knows every shape, but holds
+  // no memory yet.
   LanguageModel(const config::Model& model, DType activations);
   // Allocates the parameters and initialises them from `seed`. Call once.
   void Allocate(uint64_t seed, bool gradients) {

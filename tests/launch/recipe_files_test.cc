@@ -58,7 +58,7 @@ TEST(RecipeFilesTest, HeadsSayTheRightParameters) {
     size_t at = plain.find("#   parameters  ");
     ASSERT_NE(at, std::string::npos);
     EXPECT_EQ(std::stoll(plain.substr(at + 16)),
-              CostOf(recipe.model()).parameters);
+              CostOf(recipe).parameters);
   }
 }
 
@@ -81,7 +81,7 @@ TEST(RecipeFilesTest, PublishedShapesAndSettings) {
     EXPECT_EQ(r.model().num_layers(), p.layers);
     EXPECT_EQ(r.model().hidden_size(), p.width);
     EXPECT_EQ(r.model().vocab_size(), 50280);
-    EXPECT_EQ(CostOf(r.model()).parameters, p.parameters);
+    EXPECT_EQ(CostOf(r).parameters, p.parameters);
     const config::Optimizer& o = r.optimizer();
     EXPECT_NEAR(o.learning_rate(), 5 * p.gpt3_rate, 1e-12);
     EXPECT_EQ(o.beta1(), 0.9);
@@ -98,7 +98,7 @@ TEST(RecipeFilesTest, MillionToken) {
   EXPECT_EQ(r.training().sequence_length(), 1048576);
   EXPECT_EQ(r.training().batch_size(), 1);
   EXPECT_EQ(r.data().packing(), config::Data::PACKED);
-  EXPECT_NEAR(CostOf(r.model()).parameters, 1e6, 1e5);
+  EXPECT_NEAR(CostOf(r).parameters, 1e6, 1e5);
 }
 
 TEST(RecipeFilesTest, QuickstartSeesFourThousandBytes) {
