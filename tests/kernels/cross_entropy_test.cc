@@ -1,0 +1,105 @@
+#include "kernels/cross_entropy.h"
+
+#include "kernels/reference/cross_entropy.h"
+#include "tests/kernels/kernel_test_util.h"
+
+namespace carry {
+namespace {
+
+using testing::Doubles;
+using testing::ExpectClose;
+using testing::Matrix;
+using testing::WithRounding;
+
+struct Case {
+  const char* name;
+  int64_t rows, vocab;
+  DType gradient;
+  double low, high;
+  int64_t margin = 0;
+  bool in_place = false;
+};
+
+constexpr DType kF32 = DType::kF32, kBF16 = DType::kBF16;
+
+const Case kCases[] = {
+    {"One", 1, 1, kF32, -1, 1},
+    {"Two", 2, 2, kF32, -1, 1},
+    {"Odd", 7, 33, kF32, -5, 5},
+    {"Bytes", 5, 256, kF32, -5, 5},
+    {"Block", 3, 1024, kF32, -5, 5},
+    {"Large", 4, 2500, kF32, -8, 8, 3},
+    {"FarFromZero", 4, 300, kF32, 900, 1000},
+    {"Steep", 4, 300, kF32, -200, 200},
+    {"InPlace", 7, 1100, kF32, -5, 5, 5, true},
+    {"Bf16", 5, 1100, kBF16, -5, 5, 5},
+    {"Bf16InPlace", 7, 1100, kBF16, -5, 5, 5, true},
+};
+
+class CrossEntropyTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(CrossEntropyTest, IsTheOracles) {
+  const Case& c = GetParam();
+  testing::Random random(11);
+  const Doubles logits = random.Vector(c.rows * c.vocab, c.low, c.high);
+  std::vector<int32_t> targets(c.rows);
+  for (int64_t r = 0; r < c.rows; ++r) {
+    targets[r] = r % 3 == 2 ? -1 : (r * 7919) % c.vocab;
+  }
+  const Doubles want = reference::CrossEntropy(logits, targets, c.vocab);
+  const Doubles want_grad =
+      reference::CrossEntropyGradient(logits, targets, c.vocab, 0.25);
+  testing::ForEachTarget([&] {
+    Matrix x(logits, c.rows, c.vocab, DType::kF32, c.margin);
+    Matrix dx(c.rows, c.vocab, c.gradient, c.margin);
+    std::vector<float> nll(c.rows, NAN);
+    CrossEntropy(x.view(), targets.data(), 0.25f, MatView(), nll.data());
+    ExpectClose("nll", nll, want, 2e-6);
+    EXPECT_EQ(x.values(), logits);
+    MatView to = dx.view();
+    if (c.in_place) {
+      to.data = x.view().data;
+      to.stride = x.view().stride * 4 / SizeOf(c.gradient);
+    }
+    CrossEntropy(x.view(), targets.data(), 0.25f, to, nll.data());
+    ExpectClose("nll", nll, want, 2e-6);
+    ExpectClose("gradient", testing::Values(to), want_grad,
+                WithRounding(2e-6, c.gradient));
+    EXPECT_TRUE(x.MarginsUntouched());
+    EXPECT_TRUE(dx.MarginsUntouched());
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, CrossEntropyTest, ::testing::ValuesIn(kCases),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(CrossEntropyOracle, GradientIsTheFiniteDifference) {
+  testing::Random random(2);
+  Doubles logits = random.Vector(3 * 5, -2, 2);
+  const std::vector<int32_t> targets = {4, -1, 0};
+  const auto loss = [&] {
+    double sum = 0;
+    for (double x : reference::CrossEntropy(logits, targets, 5)) sum += x;
+    return 0.5 * sum;
+  };
+  testing::ExpectGradient(
+      "logits", loss, &logits,
+      reference::CrossEntropyGradient(logits, targets, 5, 0.5));
+}
+
+TEST(CrossEntropy, NanComesThrough) {
+  testing::ForEachTarget([] {
+    for (int64_t place : {0, 20, 39}) {
+      std::vector<float> x(40, 1.0f);
+      x[place] = NAN;
+      const int32_t target = 3;
+      float nll = 0;
+      const MatView view = {x.data(), DType::kF32, 1, 40, 40};
+      CrossEntropy(view, &target, 1.0f, view, &nll);
+      EXPECT_TRUE(std::isnan(nll)) << place;
+    }
+  });
+}
+
+}  // namespace
+}  // namespace carry

@@ -1,0 +1,106 @@
+#include "kernels/elementwise.h"
+
+#include "tests/kernels/kernel_test_util.h"
+
+namespace carry {
+namespace {
+
+class ElementwiseTest : public ::testing::TestWithParam<int64_t> {
+ protected:
+  std::vector<float> Values(double scale = 1) {
+    testing::Random random(5);
+    return testing::Floats(random.Vector(GetParam(), -scale, scale));
+  }
+};
+
+TEST_P(ElementwiseTest, CastRoundsToNearestEven) {
+  const int64_t n = GetParam();
+  std::vector<float> x = Values(100);
+  const float odd[] = {NAN, -NAN, INFINITY, -INFINITY, 3.4e38f, 1.00390625f,
+                       1.01171875f, -0.0f, 1e-40f};
+  for (int64_t i = 0; i < std::min<int64_t>(n, 9); ++i) x[i] = odd[i];
+  testing::ForEachTarget([&] {
+    std::vector<BFloat16> half(n);
+    Cast(x.data(), DType::kF32, half.data(), DType::kBF16, n);
+    std::vector<float> back(n);
+    Cast(half.data(), DType::kBF16, back.data(), DType::kF32, n);
+    for (int64_t i = 0; i < n; ++i) {
+      EXPECT_EQ(half[i].bits, ToBFloat16(x[i]).bits) << x[i];
+      if (std::isnan(x[i])) continue;
+      EXPECT_EQ(back[i], ToFloat(half[i]));
+    }
+  });
+}
+
+TEST_P(ElementwiseTest, AddScaleFill) {
+  const int64_t n = GetParam();
+  const std::vector<float> x = Values();
+  testing::ForEachTarget([&] {
+    std::vector<float> sum = x;
+    AddTo(sum.data(), x.data(), DType::kF32, n);
+    std::vector<BFloat16> half(n);
+    Cast(x.data(), DType::kF32, half.data(), DType::kBF16, n);
+    AddTo(sum.data(), half.data(), DType::kBF16, n);
+    Scale(sum.data(), 0.5f, n);
+    for (int64_t i = 0; i < n; ++i) {
+      EXPECT_EQ(sum[i], (2 * x[i] + ToFloat(half[i])) * 0.5f);
+    }
+    Fill(sum.data(), 3.0f, n);
+    EXPECT_EQ(sum, std::vector<float>(n, 3.0f));
+  });
+}
+
+TEST_P(ElementwiseTest, FirstNonFinite) {
+  const int64_t n = GetParam();
+  testing::ForEachTarget([&] {
+    std::vector<float> x = Values();
+    EXPECT_EQ(FirstNonFinite(x.data(), DType::kF32, n), -1);
+    for (int64_t place : {n - 1, n / 2, int64_t{0}}) {
+      x[place] = place % 2 == 0 ? NAN : -INFINITY;
+      EXPECT_EQ(FirstNonFinite(x.data(), DType::kF32, n), place);
+      std::vector<BFloat16> half(n);
+      Cast(x.data(), DType::kF32, half.data(), DType::kBF16, n);
+      EXPECT_EQ(FirstNonFinite(half.data(), DType::kBF16, n), place);
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, ElementwiseTest,
+                         ::testing::Values(1, 15, 16, 33, 1000, 40000));
+
+TEST(AddColumnSums, AddsRowsInOrder) {
+  testing::Random random(3);
+  const int64_t rows = 9, cols = 600;
+  const testing::Doubles values =
+      random.Vector(rows * cols, -1, 1, DType::kBF16);
+  testing::ForEachTarget([&] {
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      testing::Matrix x(values, rows, cols, dtype, 3);
+      std::vector<float> sums(cols, 0.5f);
+      AddColumnSums(x.view(), sums.data());
+      for (int64_t c = 0; c < cols; ++c) {
+        float want = 0.5f;
+        for (int64_t r = 0; r < rows; ++r) want += values[r * cols + c];
+        EXPECT_EQ(sums[c], want);
+      }
+    }
+  });
+}
+
+TEST(Transpose, MovesEveryElement) {
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 5},
+                                   {33, 70},
+                                   {64, 32}}) {
+    std::vector<float> x(rows * cols), y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) x[i] = i;
+    Transpose(x.data(), rows, cols, y.data());
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < cols; ++c) {
+        EXPECT_EQ(y[c * rows + r], x[r * cols + c]);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace carry

@@ -1,0 +1,157 @@
+#include "kernels/matmul.h"
+
+#include <thread>
+
+#include "kernels/reference/matmul.h"
+#include "tests/kernels/kernel_test_util.h"
+
+namespace carry {
+namespace {
+
+using testing::Doubles;
+using testing::ExpectClose;
+using testing::Floats;
+using testing::Matrix;
+
+struct Case {
+  const char* name;
+  int64_t m, n, k;
+  bool transpose_a = false, transpose_b = false;
+  DType in = DType::kF32, out = DType::kF32;
+  bool accumulate = false, bias = false;
+  int64_t margin = 0;
+};
+
+constexpr DType kF32 = DType::kF32, kBF16 = DType::kBF16;
+
+// NOLINTBEGIN: a table.
+const Case kCases[] = {
+    {"One", 1, 1, 1},
+    {"Vector", 1, 130, 65, false, true},
+    {"VectorBf16", 1, 130, 65, false, true, kBF16, kBF16},
+    {"TwoRows", 2, 70, 48, false, true},
+    {"Plain", 33, 20, 17},
+    {"TransposeB", 33, 20, 17, false, true},
+    {"TransposeA", 33, 20, 17, true, false},
+    {"Both", 33, 20, 17, true, true},
+    {"Accumulate", 40, 48, 33, true, false, kF32, kF32, true},
+    {"Bias", 40, 48, 33, false, true, kF32, kF32, false, true},
+    {"BiasAccumulate", 40, 48, 33, false, true, kF32, kF32, true, true},
+    {"Strided", 40, 48, 33, false, true, kF32, kF32, false, true, 5},
+    {"StridedTransposed", 40, 48, 33, true, false, kF32, kF32, true, false, 5},
+    {"Bf16", 40, 48, 64, false, true, kBF16, kBF16},
+    {"Bf16Odd", 33, 21, 17, false, true, kBF16, kBF16},
+    {"Bf16ToFloat", 40, 48, 64, false, false, kBF16, kF32},
+    {"Bf16WeightGradient", 40, 48, 64, true, false, kBF16, kF32, true},
+    {"Bf16BiasStrided", 40, 48, 64, false, true, kBF16, kBF16, false, true, 4},
+    {"Rank", 70, 96, 3, false, true},
+    {"RankBf16", 70, 96, 3, false, true, kBF16, kBF16},
+};
+// NOLINTEND
+
+Doubles Inputs(int seed, int64_t n, DType dtype) {
+  testing::Random random(seed);
+  return random.Vector(n, -1, 1, dtype);
+}
+
+Doubles Want(const Case& c, const Doubles& a, const Doubles& b,
+             const Doubles& bias, double start) {
+  Doubles want =
+      reference::MatMul(a, c.transpose_a, b, c.transpose_b, c.m, c.n, c.k);
+  for (int64_t i = 0; i < c.m * c.n; ++i) {
+    if (c.bias) want[i] += bias[i % c.n];
+    if (c.accumulate) want[i] += start;
+  }
+  return want;
+}
+
+class MatMulTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(MatMulTest, IsTheOracles) {
+  const Case& c = GetParam();
+  const Doubles a = Inputs(1, c.m * c.k, c.in);
+  const Doubles b = Inputs(2, c.n * c.k, c.in);
+  const Doubles bias = Inputs(3, c.n, kF32);
+  const std::vector<float> bias_floats = Floats(bias);
+  Matrix am(a, c.transpose_a ? c.k : c.m, c.transpose_a ? c.m : c.k, c.in,
+            c.margin);
+  Matrix bm(b, c.transpose_b ? c.n : c.k, c.transpose_b ? c.k : c.n, c.in,
+            c.margin);
+  const Doubles want = Want(c, a, b, bias, 0.5);
+  for (int threads : {1, 2}) {
+    const testing::WithThreads with(threads);
+    Matrix cm(Doubles(c.m * c.n, 0.5), c.m, c.n, c.out, c.margin);
+    MatMul({am.view(), c.transpose_a, bm.view(), c.transpose_b, cm.view(),
+            c.accumulate ? Write::kAccumulate : Write::kOverwrite,
+            c.bias ? bias_floats.data() : nullptr});
+    ExpectClose("c", cm.values(), want, testing::WithRounding(2e-6, c.out));
+    EXPECT_TRUE(cm.MarginsUntouched());
+  }
+}
+
+// The same through a packed weight, from fp32 and for several numbers of rows.
+TEST_P(MatMulTest, PackedIsTheOracles) {
+  const Case& c = GetParam();
+  if (c.transpose_a) GTEST_SKIP() << "packed weights take plain A";
+  const Doubles b = Inputs(2, c.n * c.k, c.in);
+  const Doubles bias = Inputs(3, c.n, kF32);
+  const std::vector<float> bias_floats = Floats(bias);
+  Matrix other(Inputs(4, c.n * c.k, kF32), c.transpose_b ? c.n : c.k,
+               c.transpose_b ? c.k : c.n, kF32);
+  PackedWeight packed(other.view(), c.transpose_b, c.in, c.m);
+  Matrix bm(b, c.transpose_b ? c.n : c.k, c.transpose_b ? c.k : c.n, kF32,
+            c.margin);
+  packed.Update(bm.view());
+  EXPECT_GE(packed.bytes(), c.n * c.k * SizeOf(c.in));
+  for (int64_t m : {c.m, int64_t{1}, int64_t{2}, int64_t{17}}) {
+    Case shape = c;
+    shape.m = m;
+    const Doubles a = Inputs(1, m * c.k, c.in);
+    Matrix am(a, m, c.k, c.in, c.margin);
+    Matrix cm(Doubles(m * c.n, 0.5), m, c.n, c.out, c.margin);
+    MatMul(am.view(), packed, cm.view(),
+           c.accumulate ? Write::kAccumulate : Write::kOverwrite,
+           c.bias ? bias_floats.data() : nullptr);
+    ExpectClose("c", cm.values(), Want(shape, a, b, bias, 0.5),
+                testing::WithRounding(2e-6, c.out));
+    EXPECT_TRUE(cm.MarginsUntouched());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, MatMulTest, ::testing::ValuesIn(kCases),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(MatMul, EmptyInnerDimensionGivesTheBias) {
+  std::vector<float> c = {1, 2, 3, 4};
+  const float bias[] = {10, 20};
+  float dummy = 0;
+  MatMulArgs args;
+  args.a = {&dummy, kF32, 2, 0, 1};
+  args.b = {&dummy, kF32, 0, 2, 2};
+  args.c = {c.data(), kF32, 2, 2, 2};
+  args.bias = bias;
+  MatMul(args);
+  EXPECT_EQ(c, (std::vector<float>{10, 20, 10, 20}));
+}
+
+TEST(MatMul, TwoThreadsOfTheCaller) {
+  const Case c = {"", 40, 48, 33, false, true};
+  const Doubles a = Inputs(1, c.m * c.k, kF32), b = Inputs(2, c.n * c.k, kF32);
+  const Doubles want = Want(c, a, b, {}, 0);
+  Matrix bm(b, c.n, c.k, kF32);
+  const PackedWeight packed(bm.view(), true, kF32, c.m);
+  const auto run = [&] {
+    SetNumThreads(1);
+    Matrix am(a, c.m, c.k, kF32), cm(c.m, c.n, kF32);
+    for (int i = 0; i < 20; ++i) {
+      MatMul(am.view(), packed, cm.view(), Write::kOverwrite, nullptr);
+    }
+    ExpectClose("c", cm.values(), want, 2e-6);
+  };
+  std::thread one(run), two(run);
+  one.join();
+  two.join();
+}
+
+}  // namespace
+}  // namespace carry

@@ -1,0 +1,353 @@
+#include "kernels/selective_scan.h"
+
+#include "kernels/reference/selective_scan.h"
+#include "tests/kernels/kernel_test_util.h"
+
+namespace carry {
+namespace {
+
+using reference::ScanGradients;
+using reference::ScanInputs;
+using reference::ScanOutputs;
+using testing::Doubles;
+using testing::ExpectAdded;
+using testing::ExpectClose;
+using testing::Floats;
+using testing::Matrix;
+using testing::WithRounding;
+
+struct Case {
+  const char* name;
+  int64_t batch, time, channels, states;
+  std::vector<int64_t> starts;  // Rows of [B * T].
+  bool gate = true, carries = true, optional = true;  // D and dt_bias.
+  DType x = DType::kF32;   // u, dt_raw, z, out
+  DType bc = DType::kF32;  // B, C
+  int64_t margin = 0;      // Columns around each view.
+  int threads = 2;
+};
+
+constexpr DType kBF16 = DType::kBF16;
+
+// NOLINTBEGIN: a table.
+const Case kCases[] = {
+    {"OneToken", 1, 1, 33, 16, {}},
+    {"OneTokenStart", 2, 1, 7, 5, {1}},
+    {"OneChannel", 1, 19, 1, 1, {}},
+    {"Tile", 1, 16, 16, 16, {}},
+    {"TilePlusOne", 1, 17, 20, 12, {}},
+    {"States4", 1, 40, 33, 4, {}},
+    {"States5", 2, 21, 20, 5, {3, 30}},
+    {"States64", 1, 35, 20, 64, {0, 34}},
+    {"States256", 1, 3, 5, 256, {}},
+    {"OddEverything", 3, 37, 130, 13, {0, 5, 6, 40, 73, 74, 110}},
+    {"StartsSideBySide", 1, 48, 33, 16, {0, 1, 2, 15, 16, 17, 46, 47}},
+    {"NoGate", 1, 33, 20, 16, {9}, false},
+    {"NoCarries", 2, 33, 20, 16, {40}, true, false},
+    {"NoSkipNoBias", 1, 33, 20, 16, {}, true, true, false},
+    {"Wide", 1, 50, 400, 16, {20}},
+    {"Strided", 1, 35, 130, 16, {7}, true, true, true, DType::kF32, DType::kF32, 3},
+    {"StridedAligned", 2, 35, 128, 16, {7}, true, true, true, DType::kF32, DType::kF32, 16},
+    {"Bf16", 2, 35, 130, 16, {7}, true, true, true, kBF16, kBF16, 0},
+    {"Bf16Strided", 1, 35, 33, 5, {}, true, true, true, kBF16, kBF16, 5},
+    {"Bf16WithFloatBc", 1, 35, 64, 12, {}, false, true, true, kBF16, DType::kF32, 0},
+    {"OneThread", 2, 35, 130, 16, {}, true, true, true, DType::kF32, DType::kF32, 0, 1},
+    {"ManyThreads", 2, 35, 130, 16, {8}, true, true, true, DType::kF32, DType::kF32, 0, 7},
+};
+// NOLINTEND
+
+ScanInputs MakeInputs(const Case& c) {
+  testing::Random random(17);
+  ScanInputs in;
+  in.batch = c.batch, in.time = c.time;
+  in.channels = c.channels, in.states = c.states;
+  const int64_t rows = c.batch * c.time;
+  in.u = random.Vector(rows * c.channels, -2, 2, c.x);
+  in.dt_raw = random.Vector(rows * c.channels, -6, 1, c.x);
+  if (c.gate) in.z = random.Vector(rows * c.channels, -3, 3, c.x);
+  in.b = random.Vector(rows * c.states, -1, 1, c.bc);
+  in.c = random.Vector(rows * c.states, -1, 1, c.bc);
+  in.a = random.Vector(c.channels * c.states, -16, -0.01);
+  if (c.optional) {
+    in.d = random.Vector(c.channels, -1, 1);
+    in.dt_bias = random.Vector(c.channels, -3, 0);
+  }
+  if (c.carries) {
+    in.state_in = random.Vector(c.batch * c.channels * c.states, -1, 1);
+  }
+  if (!c.starts.empty()) in.document_start.resize(rows);
+  for (int64_t row : c.starts) in.document_start[row] = 1;
+  return in;
+}
+
+// The inputs as the kernel takes them.
+struct KernelInputs {
+  KernelInputs(const ScanInputs& in, const Case& c)
+      : rows(c.batch * c.time),
+        u(in.u, rows, c.channels, c.x, c.margin),
+        dt_raw(in.dt_raw, rows, c.channels, c.x, c.margin),
+        z(c.gate ? in.z : in.u, rows, c.channels, c.x, c.margin),
+        b(in.b, rows, c.states, c.bc, c.margin),
+        c(in.c, rows, c.states, c.bc, c.margin),
+        a(Floats(in.a)), d(Floats(in.d)), dt_bias(Floats(in.dt_bias)),
+        state_in(Floats(in.state_in)), starts(in.document_start) {
+    args = {c.batch, c.time, c.channels, c.states, u.view(), dt_raw.view(),
+            c.gate ? z.view() : MatView(), b.view(), this->c.view(), a.data(),
+            testing::DataOrNull(d), testing::DataOrNull(dt_bias),
+            testing::DataOrNull(state_in),
+            starts.empty() ? nullptr : starts.data()};
+  }
+
+  int64_t rows;
+  Matrix u, dt_raw, z, b, c;
+  std::vector<float> a, d, dt_bias, state_in;
+  std::vector<uint8_t> starts;
+  SelectiveScanArgs args;
+};
+
+std::vector<float> Saved(const Case& c) {
+  return std::vector<float>(
+      SelectiveScanSavedSize(c.batch, c.time, c.channels, c.states), NAN);
+}
+
+class SelectiveScanTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(SelectiveScanTest, ForwardIsTheOracles) {
+  const Case& c = GetParam();
+  const ScanInputs in = MakeInputs(c);
+  const ScanOutputs want = reference::ScanForward(in);
+  const testing::WithThreads threads(c.threads);
+  testing::ForEachTarget([&] {
+    KernelInputs k(in, c);
+    Matrix out(k.rows, c.channels, c.x, c.margin);
+    std::vector<float> state_out(want.state_out.size(), NAN);
+    std::vector<float> saved = Saved(c);
+    SelectiveScanForward(k.args, {out.view(), state_out.data(), saved.data()});
+    ExpectClose("out", out.values(), want.out, WithRounding(5e-6, c.x));
+    ExpectClose("state_out", state_out, want.state_out, 5e-6);
+    EXPECT_TRUE(out.MarginsUntouched());
+    // Without what backward needs: the same bits.
+    Matrix again(k.rows, c.channels, c.x, c.margin);
+    SelectiveScanForward(k.args, {again.view(), nullptr, nullptr});
+    EXPECT_EQ(out.values(), again.values());
+  });
+}
+
+TEST_P(SelectiveScanTest, BackwardIsTheOracles) {
+  const Case& c = GetParam();
+  const ScanInputs in = MakeInputs(c);
+  testing::Random random(4);
+  const Doubles dout = random.Vector(in.u.size(), -1, 1, c.x);
+  const Doubles dstate_out =
+      c.carries ? random.Vector(in.state_in.size(), -1, 1) : Doubles();
+  const ScanGradients want = reference::ScanBackward(in, dout, dstate_out);
+  const testing::WithThreads threads(c.threads);
+  testing::ForEachTarget([&] {
+    KernelInputs k(in, c);
+    Matrix out(k.rows, c.channels, c.x);
+    std::vector<float> saved = Saved(c);
+    SelectiveScanForward(k.args, {out.view(), nullptr, saved.data()});
+    Matrix g(dout, k.rows, c.channels, c.x, c.margin);
+    const std::vector<float> gstate = Floats(dstate_out);
+    Matrix du(k.rows, c.channels, c.x, c.margin), ddt = du, dz = du;
+    Matrix db(k.rows, c.states, c.bc, c.margin), dc = db;
+    std::vector<float> da(want.a.size(), 0.5f), dd(want.d.size(), 0.5f);
+    std::vector<float> dbias(want.d.size(), 0.5f);
+    std::vector<float> dstate_in(want.state_in.size(), NAN);
+    SelectiveScanBackwardArgs grad = {
+        g.view(), testing::DataOrNull(gstate), saved.data(), du.view(),
+        ddt.view(), c.gate ? dz.view() : MatView(), db.view(), dc.view(),
+        da.data(), c.optional ? dd.data() : nullptr,
+        c.optional ? dbias.data() : nullptr, dstate_in.data()};
+    SelectiveScanBackward(k.args, grad);
+    ExpectClose("du", du.values(), want.u, WithRounding(1e-5, c.x));
+    ExpectClose("ddt", ddt.values(), want.dt_raw, WithRounding(1e-5, c.x));
+    if (c.gate) {
+      ExpectClose("dz", dz.values(), want.z, WithRounding(1e-5, c.x));
+    }
+    ExpectClose("db", db.values(), want.b, WithRounding(1e-5, c.bc));
+    ExpectClose("dc", dc.values(), want.c, WithRounding(1e-5, c.bc));
+    ExpectAdded("da", da, 0.5, want.a, 3e-5);
+    if (c.optional) {
+      ExpectAdded("dd", dd, 0.5, want.d, 1e-5);
+      ExpectAdded("dbias", dbias, 0.5, want.dt_bias, 1e-5);
+    }
+    ExpectClose("dstate_in", dstate_in, want.state_in, 1e-5);
+    for (const Matrix* m : {&du, &ddt, &dz, &db, &dc}) {
+      EXPECT_TRUE(m->MarginsUntouched());
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, SelectiveScanTest, ::testing::ValuesIn(kCases),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(SelectiveScanOracle, GradientIsTheFiniteDifference) {
+  const Case c = {"", 2, 9, 3, 2, {0, 4, 5, 17}};
+  ScanInputs in = MakeInputs(c);
+  testing::Random random(4);
+  const Doubles dout = random.Vector(in.u.size(), -1, 1);
+  const Doubles dstate_out = random.Vector(in.state_in.size(), -1, 1);
+  const auto loss = [&] {
+    const ScanOutputs out = reference::ScanForward(in);
+    return testing::Dot(out.out, dout) +
+           testing::Dot(out.state_out, dstate_out);
+  };
+  const ScanGradients grad = reference::ScanBackward(in, dout, dstate_out);
+  testing::ExpectGradient("u", loss, &in.u, grad.u);
+  testing::ExpectGradient("dt_raw", loss, &in.dt_raw, grad.dt_raw);
+  testing::ExpectGradient("z", loss, &in.z, grad.z);
+  testing::ExpectGradient("b", loss, &in.b, grad.b);
+  testing::ExpectGradient("c", loss, &in.c, grad.c);
+  testing::ExpectGradient("a", loss, &in.a, grad.a);
+  testing::ExpectGradient("d", loss, &in.d, grad.d);
+  testing::ExpectGradient("dt_bias", loss, &in.dt_bias, grad.dt_bias);
+  testing::ExpectGradient("state_in", loss, &in.state_in, grad.state_in);
+}
+
+struct Forward {
+  Doubles out;
+  std::vector<float> state;
+};
+Forward RunForward(const Case& c, const ScanInputs& in) {
+  KernelInputs k(in, c);
+  Matrix out(k.rows, c.channels, c.x);
+  Forward run;
+  run.state.resize(c.batch * c.channels * c.states);
+  SelectiveScanForward(k.args, {out.view(), run.state.data(), nullptr});
+  run.out = out.values();
+  return run;
+}
+
+TEST(SelectiveScan, ForwardHasTheSameBitsForAnyThreads) {
+  const Case c = {"", 2, 35, 130, 16, {8}};
+  const ScanInputs in = MakeInputs(c);
+  testing::ForEachTarget([&] {
+    Forward one;
+    {
+      const testing::WithThreads threads(1);
+      one = RunForward(c, in);
+    }
+    for (int n : {2, 3, 5}) {
+      const testing::WithThreads threads(n);
+      const Forward run = RunForward(c, in);
+      EXPECT_EQ(run.out, one.out) << n;
+      EXPECT_EQ(run.state, one.state) << n;
+    }
+  });
+}
+
+// Two calls with the state carried equal one, bit for bit.
+TEST(SelectiveScan, ChunksHaveTheSameBits) {
+  const Case whole = {"", 1, 50, 40, 12, {21}};
+  const ScanInputs in = MakeInputs(whole);
+  testing::ForEachTarget([&] {
+    const Forward all = RunForward(whole, in);
+    for (int64_t cut : {1, 16, 20, 21, 49}) {
+      Doubles out;
+      ScanInputs part = in;
+      for (const auto& [t0, t1] : {std::pair<int64_t, int64_t>{0, cut},
+                                   std::pair<int64_t, int64_t>{cut, 50}}) {
+        Case c = whole;
+        c.time = part.time = t1 - t0;
+        const auto rows = [&, t0 = t0, t1 = t1](const auto& v, int64_t width) {
+          using V = std::decay_t<decltype(v)>;
+          return V(v.begin() + t0 * width, v.begin() + t1 * width);
+        };
+        part.u = rows(in.u, 40), part.z = rows(in.z, 40);
+        part.dt_raw = rows(in.dt_raw, 40);
+        part.b = rows(in.b, 12), part.c = rows(in.c, 12);
+        part.document_start = rows(in.document_start, 1);
+        const Forward run = RunForward(c, part);
+        out.insert(out.end(), run.out.begin(), run.out.end());
+        part.state_in.assign(run.state.begin(), run.state.end());
+      }
+      EXPECT_EQ(out, all.out) << cut;
+      EXPECT_EQ(Floats(part.state_in), all.state) << cut;
+    }
+  });
+}
+
+bool AllFinite(const Doubles& v) {
+  return std::all_of(v.begin(), v.end(),
+                     [](double x) { return std::isfinite(x); });
+}
+bool AllFinite(const std::vector<float>& v) {
+  return AllFinite(Doubles(v.begin(), v.end()));
+}
+
+ScanInputs ExtremeSteps(const Case& c) {
+  ScanInputs in = MakeInputs(c);
+  const double steps[] = {-INFINITY, -1e30, -200, -88, -1e-30, 0, 80, 1e4, 1e10};
+  for (size_t i = 0; i < in.dt_raw.size(); ++i) in.dt_raw[i] = steps[i % 9];
+  for (size_t i = 0; i < in.a.size(); i += 7) in.a[i] = -1e4;
+  return in;
+}
+
+TEST(SelectiveScan, ExtremeStepsGiveNoNan) {
+  const Case c = {"", 1, 24, 20, 16, {}};
+  const ScanInputs in = ExtremeSteps(c);
+  testing::ForEachTarget([&] {
+    KernelInputs k(in, c);
+    Matrix out(24, 20, DType::kF32), du = out, ddt = out, dz = out;
+    Matrix db(24, 16, DType::kF32), dc = db;
+    std::vector<float> saved = Saved(c), da(320), dd(20), dbias(20), ds(320);
+    std::vector<float> state_out(320);
+    SelectiveScanForward(k.args, {out.view(), state_out.data(), saved.data()});
+    SelectiveScanBackward(
+        k.args, {k.u.view(), k.state_in.data(), saved.data(), du.view(),
+                 ddt.view(), dz.view(), db.view(), dc.view(), da.data(),
+                 dd.data(), dbias.data(), ds.data()});
+    EXPECT_TRUE(AllFinite(out.values()));
+    for (const Matrix* m : {&du, &ddt, &dz, &db, &dc}) {
+      EXPECT_TRUE(AllFinite(m->values()));
+    }
+    for (const auto* v : {&state_out, &da, &dd, &dbias, &ds}) {
+      EXPECT_TRUE(AllFinite(*v));
+    }
+  });
+}
+
+// exp(A_log) overflows to an infinite A; a step of 0 times that is no NaN.
+TEST(SelectiveScan, InfiniteRatesGiveNoNan) {
+  const Case c = {"", 1, 24, 20, 16, {}};
+  ScanInputs in = ExtremeSteps(c);
+  for (size_t i = 0; i < in.a.size(); i += 3) in.a[i] = -INFINITY;
+  testing::ForEachTarget([&] {
+    const Forward run = RunForward(c, in);
+    EXPECT_TRUE(AllFinite(run.out));
+    EXPECT_TRUE(AllFinite(run.state));
+  });
+}
+
+// A NaN must not be lost: training has to notice it.
+TEST(SelectiveScan, NanComesThrough) {
+  const Case c = {"", 1, 5, 20, 16, {}};
+  ScanInputs in = MakeInputs(c);
+  testing::ForEachTarget([&] {
+    for (Doubles* v : {&in.u, &in.dt_raw, &in.z}) {
+      const double value = (*v)[3];
+      (*v)[3] = NAN;
+      EXPECT_TRUE(std::isnan(RunForward(c, in).out[3]));
+      (*v)[3] = value;
+    }
+  });
+}
+
+// Nor does a NaN, or anything else, pass a document start.
+TEST(SelectiveScan, NothingPassesADocumentStart) {
+  const Case c = {"", 1, 5, 20, 16, {2}};
+  ScanInputs in = MakeInputs(c);
+  const Forward clean = RunForward(c, in);
+  in.state_in.assign(in.state_in.size(), NAN);
+  in.u[25] = INFINITY;
+  testing::ForEachTarget([&] {
+    const Forward run = RunForward(c, in);
+    EXPECT_FALSE(std::isfinite(run.out[25]));
+    EXPECT_TRUE(AllFinite(Doubles(run.out.begin() + 40, run.out.end())));
+    EXPECT_TRUE(AllFinite(run.state));
+  });
+}
+
+}  // namespace
+}  // namespace carry
