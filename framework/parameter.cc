@@ -67,6 +67,7 @@ Parameter* ParameterStore::Add(std::string name, Shape shape, bool decay,
   size_ += (parameter->size() + kAlign - 1) / kAlign * kAlign;
   parameters_.push_back(std::move(parameter));
   inits_.push_back(std::move(init));
+  by_name_[parameters_.back()->name()] = parameters_.back().get();
   return parameters_.back().get();
 }
 
@@ -85,10 +86,8 @@ void ParameterStore::Allocate(uint64_t seed, bool gradients) {
 }
 
 Parameter* ParameterStore::Find(const std::string& name) const {
-  for (const auto& parameter : parameters_) {
-    if (parameter->name_ == name) return parameter.get();
-  }
-  return nullptr;
+  const auto it = by_name_.find(name);
+  return it == by_name_.end() ? nullptr : it->second;
 }
 
 }  // namespace carry

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "framework/tensor.h"
@@ -79,6 +80,7 @@ class ParameterStore {
 
  private:
   std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::unordered_map<std::string, Parameter*> by_name_;
   std::vector<Initializer> inits_;
   Tensor values_;
   Tensor grads_;

@@ -71,6 +71,13 @@ absl::Status Load(const SafetensorsFile& file, const std::string& name,
   return CopyAsFloat(*tensor, absl::MakeSpan(out, Product(shape)));
 }
 
+absl::Status AddSafetensors(const std::string& name,
+                            const std::vector<TensorToWrite>& tensors,
+                            CheckpointWriter& writer) {
+  absl::Status status = WriteSafetensors(writer.PathOf(name), tensors);
+  return status.ok() ? writer.AddWritten(name) : status;
+}
+
 }  // namespace
 
 std::string Trainer::StateJson() const {
@@ -86,7 +93,8 @@ std::string Trainer::StateJson() const {
 
 absl::StatusOr<std::string> Trainer::Save() {
   absl::StatusOr<CheckpointWriter> writer =
-      CheckpointWriter::Create(checkpoints(), step_);
+      CheckpointWriter::Create(checkpoints(), step_, "carry " CARRY_VERSION,
+                               3 * learner_->model().parameters().size() * 4);
   if (!writer.ok()) return writer.status();
   absl::StatusOr<std::string> recipe = RecipeText(recipe_);
   if (!recipe.ok()) return recipe.status();
@@ -123,10 +131,11 @@ absl::StatusOr<std::string> Trainer::Save() {
                          t.shape(), t.data()});
     }
   }
-  absl::Status status = writer->AddSafetensors(kWeights, WeightsToWrite(model));
-  if (status.ok()) status = writer->AddSafetensors(kOptimizer, moments);
+  absl::Status status =
+      AddSafetensors(kWeights, WeightsToWrite(model), *writer);
+  if (status.ok()) status = AddSafetensors(kOptimizer, moments, *writer);
   if (status.ok() && !carried.empty()) {
-    status = writer->AddSafetensors(kCarries, carried);
+    status = AddSafetensors(kCarries, carried, *writer);
   }
   if (!status.ok()) return status;
   absl::StatusOr<std::string> path = writer->Commit();
@@ -137,9 +146,10 @@ absl::StatusOr<std::string> Trainer::Save() {
   return path;
 }
 
-absl::StatusOr<std::string> Trainer::Resume() {
-  absl::StatusOr<std::string> folder = FindNewestCheckpoint(checkpoints());
-  if (!folder.ok()) return folder.status();
+absl::StatusOr<FoundCheckpoint> Trainer::Resume() {
+  absl::StatusOr<FoundCheckpoint> found = FindNewestCheckpoint(checkpoints());
+  if (!found.ok()) return found.status();
+  const std::string* folder = &found->path;
   absl::StatusOr<SafetensorsFolder> weights = SafetensorsFolder::Open(*folder);
   if (!weights.ok()) return weights.status();
   absl::Status status = LoadWeights(*weights, *folder, learner_->model());
@@ -152,7 +162,7 @@ absl::StatusOr<std::string> Trainer::Resume() {
     status = LoadCarries(*folder);
   }
   if (!status.ok()) return status;
-  return folder;
+  return found;
 }
 
 absl::Status Trainer::LoadOptimizer(const std::string& folder) {
@@ -232,10 +242,10 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& folder,
   loaded.path = folder;
   if (!PathExists(JoinPath(folder, kConfig)) &&
       IsDirectory(JoinPath(folder, "checkpoints"))) {
-    absl::StatusOr<std::string> newest =
+    absl::StatusOr<FoundCheckpoint> newest =
         FindNewestCheckpoint(JoinPath(folder, "checkpoints"));
     if (!newest.ok()) return newest.status();
-    loaded.path = *newest;
+    loaded.path = newest->path;
   }
   absl::StatusOr<config::Model> model =
       ReadHfConfig(JoinPath(loaded.path, kConfig));

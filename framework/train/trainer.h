@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "framework/data/batches.h"
+#include "framework/io/checkpoint_folder.h"
 #include "framework/train/evaluate.h"
 #include "framework/train/learner.h"
 #include "framework/train/memory_plan.h"
@@ -41,10 +42,11 @@ class Trainer {
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(
       const config::Recipe& recipe, const std::string& run_folder);
 
-  // Goes on from the newest committed checkpoint of the run folder. Returns
-  // its path. kNotFound if there is none; other errors name the file and what
-  // differs (weights' shapes, data, packing).
-  absl::StatusOr<std::string> Resume();
+  // Goes on from the newest committed checkpoint of the run folder and says
+  // which it was and which damaged ones were passed over. kNotFound if there is
+  // none; other errors name the file and what differs (weights' shapes, data,
+  // packing).
+  absl::StatusOr<FoundCheckpoint> Resume();
 
   // One step. After training.max_nonfinite_steps in a row that were not finite
   // an error that says where it arose first; the last checkpoint stays as it
