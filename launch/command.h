@@ -18,6 +18,7 @@ struct Command {
 };
 
 Command AddInspect(CLI::App& program);
+Command AddPrepare(CLI::App& program);
 
 // A recipe and what changes it: the options of every command that reads one.
 struct RecipeOptions {
@@ -27,5 +28,8 @@ struct RecipeOptions {
 
 // Adds --set, which may be given again and again.
 void AddSetOption(CLI::App& app, std::vector<std::string>* sets);
+
+// Adds --threads, which takes effect as it is read.
+void AddThreadsOption(CLI::App& app);
 
 }  // namespace carry
