@@ -17,8 +17,11 @@ struct Command {
   std::function<absl::Status()> run;
 };
 
-Command AddInspect(CLI::App& program);
+Command AddTrain(CLI::App& program);
+Command AddEval(CLI::App& program);
+Command AddGenerate(CLI::App& program);
 Command AddPrepare(CLI::App& program);
+Command AddInspect(CLI::App& program);
 
 // A recipe and what changes it: the options of every command that reads one.
 struct RecipeOptions {
