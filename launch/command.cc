@@ -1,5 +1,7 @@
 #include "launch/command.h"
 
+#include "kernels/parallel_for.h"
+
 namespace carry {
 
 void AddSetOption(CLI::App& app, std::vector<std::string>* sets) {
@@ -10,6 +12,15 @@ void AddSetOption(CLI::App& app, std::vector<std::string>* sets) {
       ->type_name("FIELD=VALUE")
       ->expected(1)
       ->take_all();
+}
+
+void AddThreadsOption(CLI::App& app) {
+  app.add_option_function<int>(
+         "--threads", [](int threads) { SetNumThreads(threads); },
+         "Threads to compute with; default: the cores that this process may "
+         "use")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1024));
 }
 
 }  // namespace carry

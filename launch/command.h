@@ -17,6 +17,10 @@ struct Command {
   std::function<absl::Status()> run;
 };
 
+Command AddTrain(CLI::App& program);
+Command AddEval(CLI::App& program);
+Command AddGenerate(CLI::App& program);
+Command AddPrepare(CLI::App& program);
 Command AddInspect(CLI::App& program);
 
 // A recipe and what changes it: the options of every command that reads one.
@@ -27,5 +31,8 @@ struct RecipeOptions {
 
 // Adds --set, which may be given again and again.
 void AddSetOption(CLI::App& app, std::vector<std::string>* sets);
+
+// Adds --threads, which takes effect as it is read.
+void AddThreadsOption(CLI::App& app);
 
 }  // namespace carry

@@ -41,7 +41,9 @@ int Main(int argc, char** argv) {
   program.set_version_flag("--version", Version());
   program.require_subcommand(1);
   program.footer("carry COMMAND --help says more, with an example.");
-  const std::vector<Command> commands = {AddInspect(program)};
+  const std::vector<Command> commands = {
+      AddTrain(program), AddEval(program), AddGenerate(program),
+      AddPrepare(program), AddInspect(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

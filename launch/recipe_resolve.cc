@@ -155,6 +155,20 @@ absl::Status CheckName(const Places& at, const config::Recipe& recipe) {
   return absl::OkStatus();
 }
 
+// Other tokenizers are files, whose size is known once they are open.
+absl::Status ResolveByteVocabulary(const Places& at, config::Recipe* recipe) {
+  if (recipe->data().tokenizer().kind_case() != config::Tokenizer::kBytes) {
+    return absl::OkStatus();
+  }
+  config::Model* model = recipe->mutable_model();
+  if (model->vocab_size() == 0) model->set_vocab_size(256);
+  if (model->vocab_size() >= 256) return absl::OkStatus();
+  return at.Error("model.vocab_size",
+                  absl::StrCat("is ", model->vocab_size(),
+                               ", less than the tokenizer's 256 ids; leave it "
+                               "out to have it follow the tokenizer"));
+}
+
 }  // namespace
 
 absl::Status ResolveRecipe(const std::string& source, const FieldPlaces& places,
@@ -178,24 +192,7 @@ absl::Status ResolveRecipe(const std::string& source, const FieldPlaces& places,
     return status;
   }
   if (status = CheckOptimizer(at, *recipe); !status.ok()) return status;
-  if (recipe->data().tokenizer().kind_case() == config::Tokenizer::kBytes) {
-    status = ResolveVocabulary(256, recipe);
-    if (!status.ok()) {
-      return at.Error("model.vocab_size", std::string(status.message()));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ResolveVocabulary(int64_t tokenizer_size, config::Recipe* recipe) {
-  config::Model* model = recipe->mutable_model();
-  if (model->vocab_size() == 0) model->set_vocab_size(tokenizer_size);
-  if (model->vocab_size() < tokenizer_size) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "is ", model->vocab_size(), ", less than the tokenizer's ",
-        tokenizer_size, " ids; leave it out to have it follow the tokenizer"));
-  }
-  return absl::OkStatus();
+  return ResolveByteVocabulary(at, recipe);
 }
 
 absl::Status RequireTrainingData(const config::Recipe& recipe) {

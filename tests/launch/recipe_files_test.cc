@@ -57,8 +57,7 @@ TEST(RecipeFilesTest, HeadsSayTheRightParameters) {
     const std::string plain = absl::StrReplaceAll(text, {{",", ""}});
     size_t at = plain.find("#   parameters  ");
     ASSERT_NE(at, std::string::npos);
-    EXPECT_EQ(std::stoll(plain.substr(at + 16)),
-              CostOf(recipe).parameters);
+    EXPECT_EQ(std::stoll(plain.substr(at + 16)), CostOf(recipe).parameters);
   }
 }
 

@@ -1,0 +1,265 @@
+// `carry train`: a run from its recipe to its last checkpoint.
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "framework/io/file.h"
+#include "framework/train/trainer.h"
+#include "kernels/parallel_for.h"
+#include "launch/command.h"
+#include "launch/cost.h"
+#include "launch/human.h"
+#include "launch/interrupt.h"
+#include "launch/machine.h"
+#include "launch/metrics.h"
+#include "launch/progress.h"
+#include "launch/recipe.h"
+#include "launch/recipe_resolve.h"
+
+namespace carry {
+namespace {
+
+struct TrainOptions {
+  RecipeOptions recipe;
+  std::string out;
+  bool resume = false;
+};
+
+double Now() {
+  return std::chrono::duration<double>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// The run around a Trainer: what is logged, saved and evaluated when.
+class Run {
+ public:
+  Run(Trainer& trainer, std::string out)
+      : trainer_(trainer),
+        out_(std::move(out)),
+        cost_(CostOf(trainer.recipe())),
+        progress_(stdout, trainer.recipe().training().steps()) {}
+
+  absl::Status Open();
+  absl::Status Train();
+
+ private:
+  absl::Status Log(const StepReport& report, double seconds);
+  absl::Status Save();
+  absl::Status Evaluate();
+  bool Due(int64_t every) const {
+    return every > 0 && trainer_.step() % every == 0 && !trainer_.done();
+  }
+
+  Trainer& trainer_;
+  std::string out_;
+  RecipeCost cost_;
+  double matmul_peak_ = 0;
+  Progress progress_;
+  std::unique_ptr<MetricsWriter> metrics_;
+  // Since the last logged step.
+  double seconds_ = 0;
+  int64_t steps_ = 0;
+  int64_t saved_step_ = -1;
+};
+
+absl::Status Run::Open() {
+  absl::Status status = WriteFileAtomically(out_ + "/recipe.textproto",
+                                            RecipeText(trainer_.recipe()));
+  if (!status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<MetricsWriter>> metrics =
+      MetricsWriter::Open(out_, trainer_.step());
+  if (!metrics.ok()) return metrics.status();
+  metrics_ = *std::move(metrics);
+  status = progress_.OpenLog(out_ + "/train.log", trainer_.step() > 0);
+  if (!status.ok()) return status;
+
+  const DType dtype = ActivationDType(trainer_.recipe());
+  matmul_peak_ = MeasureMatMulPeak(dtype);
+  progress_.Note(DescribeRecipe(trainer_.recipe()));
+  progress_.Note(absl::StrFormat(
+      "tokens      %s to train on, %.3g epochs; %s held out",
+      Human(static_cast<double>(trainer_.data().train->num_tokens())),
+      static_cast<double>(trainer_.recipe().training().steps()) /
+          trainer_.batches().steps_per_epoch(),
+      trainer_.data().held_out == nullptr
+          ? "none"
+          : Human(
+                static_cast<double>(trainer_.data().held_out->num_tokens()))));
+  progress_.Note(
+      absl::StrCat("memory      ", trainer_.memory_plan().ToString()));
+  progress_.Note(
+      absl::StrFormat("machine     %d threads, %s FLOP/s in %s matrix products",
+                      NumThreads(), Human(matmul_peak_), Name(dtype)));
+  progress_.Note(absl::StrCat("folder      ", out_, "\n"));
+  return absl::OkStatus();
+}
+
+absl::Status Run::Log(const StepReport& report, double seconds) {
+  seconds_ += seconds;
+  ++steps_;
+  const bool skipped = !report.update.nonfinite.empty();
+  if (skipped) {
+    progress_.Note(absl::StrCat("step ", report.step,
+                                ": not finite, update skipped; first in ",
+                                report.update.nonfinite));
+  }
+  if (report.step % trainer_.recipe().training().log_every() != 0 &&
+      !trainer_.done() && !skipped) {
+    return absl::OkStatus();
+  }
+  TrainMetrics metrics;
+  metrics.step = report.step;
+  metrics.tokens = report.tokens;
+  metrics.loss = report.update.loss;
+  if (trainer_.recipe().data().tokenizer().kind_case() ==
+      config::Tokenizer::kBytes) {
+    metrics.bits_per_byte = metrics.loss / std::log(2.0);
+  }
+  metrics.grad_norm = report.update.gradient_norm;
+  metrics.learning_rate = report.update.learning_rate;
+  metrics.skipped = skipped;
+  metrics.seconds = seconds_ / static_cast<double>(steps_);
+  metrics.tokens_per_second =
+      static_cast<double>(cost_.tokens_per_step) / metrics.seconds;
+  metrics.matmul_share = cost_.step_flops / metrics.seconds / matmul_peak_;
+  seconds_ = 0;
+  steps_ = 0;
+  progress_.Step(metrics);
+  return metrics_->Write(metrics);
+}
+
+absl::Status Run::Save() {
+  if (saved_step_ == trainer_.step()) return absl::OkStatus();
+  absl::StatusOr<std::string> path = trainer_.Save();
+  if (!path.ok()) return path.status();
+  saved_step_ = trainer_.step();
+  progress_.Note(absl::StrCat("saved ", *path));
+  return absl::OkStatus();
+}
+
+absl::Status Run::Evaluate() {
+  const double begin = Now();
+  absl::StatusOr<CorpusEval> eval =
+      trainer_.Evaluate([](int64_t) { return InterruptSignal() == 0; });
+  if (!eval.ok()) return eval.status();
+  EvalMetrics metrics;
+  metrics.step = trainer_.step();
+  metrics.tokens = eval->result.tokens;
+  metrics.loss = eval->result.MeanNll();
+  metrics.bits_per_byte = eval->BitsPerByte();
+  metrics.seconds = Now() - begin;
+  // What was cut short by a signal is not comparable with other evaluations.
+  if (InterruptSignal() != 0) return absl::OkStatus();
+  progress_.Note(absl::StrFormat(
+      "held out at step %d: loss %.4f | %.4f bits/byte | %s tokens in %s",
+      metrics.step, metrics.loss, metrics.bits_per_byte,
+      Human(static_cast<double>(metrics.tokens)),
+      HumanSeconds(metrics.seconds)));
+  return metrics_->Write(metrics);
+}
+
+absl::Status Run::Train() {
+  const config::Recipe& recipe = trainer_.recipe();
+  const bool held_out = trainer_.data().held_out != nullptr;
+  absl::Status status;
+  while (!trainer_.done() && InterruptSignal() == 0) {
+    const double begin = Now();
+    absl::StatusOr<StepReport> report = trainer_.Step();
+    if (!report.ok()) return report.status();
+    if (status = Log(*report, Now() - begin); !status.ok()) return status;
+    if (Due(recipe.checkpoint().every())) {
+      if (status = Save(); !status.ok()) return status;
+    }
+    if (held_out && Due(recipe.evaluation().every())) {
+      if (status = Evaluate(); !status.ok()) return status;
+    }
+  }
+  if (status = Save(); !status.ok()) return status;
+  if (!trainer_.done()) {
+    progress_.Note(
+        absl::StrCat("stopped by a signal after step ", trainer_.step(), " of ",
+                     recipe.training().steps(), "; --resume goes on"));
+    return absl::OkStatus();
+  }
+  return held_out ? Evaluate() : absl::OkStatus();
+}
+
+// Whether the folder has checkpoints of an earlier run.
+bool HasCheckpoints(const std::string& out) {
+  absl::StatusOr<std::vector<std::string>> names =
+      ListDirectory(out + "/checkpoints");
+  return names.ok() && !names->empty();
+}
+
+absl::Status Train(const TrainOptions& options) {
+  absl::StatusOr<config::Recipe> recipe =
+      LoadRecipe(options.recipe.path, options.recipe.sets);
+  if (!recipe.ok()) return recipe.status();
+  absl::Status status = RequireTrainingData(*recipe);
+  if (!status.ok()) return status;
+  const std::string out =
+      options.out.empty() ? "runs/" + recipe->name() : options.out;
+  if (!options.resume && HasCheckpoints(out)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(out,
+                     " holds the checkpoints of an earlier run: go on "
+                     "with --resume, choose another folder with --out, or "
+                     "remove it"));
+  }
+  absl::StatusOr<std::unique_ptr<Trainer>> trainer =
+      Trainer::Create(*recipe, out);
+  if (!trainer.ok()) return trainer.status();
+  if (options.resume) {
+    absl::StatusOr<std::string> from = (*trainer)->Resume();
+    if (from.ok()) {
+      std::cout << "resuming from " << *from << std::endl;
+    } else if (absl::IsNotFound(from.status())) {
+      // So that a job that is queued again needs one command for all its runs.
+      std::cout << "no checkpoint in " << out << " yet: starting at step 0"
+                << std::endl;
+    } else {
+      return from.status();
+    }
+  }
+  status = MakeDirectories(out);
+  if (!status.ok()) return status;
+  CatchInterrupts();
+  Run run(**trainer, out);
+  if (status = run.Open(); !status.ok()) return status;
+  return run.Train();
+}
+
+}  // namespace
+
+Command AddTrain(CLI::App& program) {
+  auto options = std::make_shared<TrainOptions>();
+  CLI::App* app =
+      program.add_subcommand("train", "Train a model as a recipe says");
+  app->add_option("RECIPE", options->recipe.path, "A recipe (.textproto)")
+      ->required();
+  AddSetOption(*app, &options->recipe.sets);
+  app->add_option("--out", options->out,
+                  "Folder for checkpoints, metrics and the resolved recipe; "
+                  "default: runs/ and the recipe's name")
+      ->type_name("FOLDER");
+  app->add_flag("--resume", options->resume,
+                "Go on from the newest checkpoint in that folder, if any");
+  AddThreadsOption(*app);
+  app->footer(
+      "Ctrl-C (or SIGTERM) finishes the step, saves and exits; twice exits at "
+      "once.\n\n"
+      "Example:\n"
+      "  carry train recipes/quickstart.textproto --set training.steps=100 "
+      "--out runs/try");
+  return {app, [options] { return Train(*options); }};
+}
+
+}  // namespace carry

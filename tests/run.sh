@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs the whole test suite; ends with ctest's summary.
+#
+#   bash tests/run.sh           release build
+#   bash tests/run.sh --asan    with address and undefined-behaviour sanitizers
+#   bash tests/run.sh --tsan    with the thread sanitizer
+#   bash tests/run.sh -R NAME   what follows goes to ctest
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+preset=release
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --asan) preset=asan ;;
+    --tsan) preset=tsan ;;
+    -h | --help)
+      sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p}' "${BASH_SOURCE[0]}"
+      exit 0
+      ;;
+    *) break ;;
+  esac
+  shift
+done
+
+bash launch/setup.sh
+cmake --preset "$preset" >/dev/null
+cmake --build --preset "$preset"
+ctest --preset "$preset" "$@"
