@@ -50,7 +50,7 @@ inline int64_t ConvReach(const CausalConv1dArgs& args, int64_t b, int64_t t) {
 
 // Input x at time t, which is a carry's slot where t < 0.
 inline float InputAt(const CausalConv1dArgs& args, int64_t b, int64_t t,
-                         int64_t e) {
+                     int64_t e) {
   if (t < 0) {
     if (args.carry_in == nullptr) return 0.0f;
     const int64_t slots = args.taps - 1;
@@ -69,8 +69,8 @@ inline void CopyTaps(const CausalConv1dArgs& args, const ConvTask& task,
     const int64_t back = args.taps - 1 - k;
     float* row = rows + k * kConvBlock;
     for (int64_t i = 0; i < task.width; ++i) {
-      row[i] = back <= reach ? InputAt(args, task.b, t - back, task.c0 + i)
-                             : 0.0f;
+      row[i] =
+          back <= reach ? InputAt(args, task.b, t - back, task.c0 + i) : 0.0f;
     }
   }
 }
@@ -138,8 +138,8 @@ HWY_INLINE void ForwardRow(const TX* const* x, const ConvWeights& w,
 }
 
 template <int kTaps, class TX, class TY>
-void ForwardTask(const CausalConv1dArgs& args, const CausalConv1dForwardOut& out,
-                 const ConvTask& task) {
+void ForwardTask(const CausalConv1dArgs& args,
+                 const CausalConv1dForwardOut& out, const ConvTask& task) {
   const int64_t taps = args.taps;
   Scratch scratch(ScratchSlot::kWorker,
                   ConvWeights::Size(taps) + taps * kConvBlock);
@@ -180,7 +180,8 @@ HWY_INLINE void BackwardRow(const TX* const* x, const TY* dy,
     StoreF(g, dv + i);
     const int64_t n = kTaps > 0 ? kTaps : taps;
     for (int64_t k = 0; k < n; ++k) {
-      StoreF(hn::MulAdd(g, LoadF(x[k] + i, lanes), LoadF(dw[k] + i)), dw[k] + i);
+      StoreF(hn::MulAdd(g, LoadF(x[k] + i, lanes), LoadF(dw[k] + i)),
+             dw[k] + i);
     }
     StoreF(hn::Add(g, LoadF(dw[n] + i)), dw[n] + i);
   });
@@ -194,7 +195,10 @@ class ConvBackward {
   ConvBackward(const CausalConv1dArgs& args,
                const CausalConv1dBackwardArgs& grad, const ConvTask& task,
                float* sums)
-      : args_(args), grad_(grad), task_(task), taps_(args.taps),
+      : args_(args),
+        grad_(grad),
+        task_(task),
+        taps_(args.taps),
         scratch_(ScratchSlot::kWorker,
                  ConvWeights::Size(taps_) + (3 * taps_ + 3) * kConvBlock),
         w_(args, task.c0, task.width, &scratch_) {
@@ -388,8 +392,7 @@ HWY_EXPORT(ConvBackwardTask);
 // [B][time chunks][channel blocks] as one range of tasks.
 struct ConvTasks {
   explicit ConvTasks(const CausalConv1dArgs& args)
-      : args(args),
-        blocks((args.channels + kConvBlock - 1) / kConvBlock) {
+      : args(args), blocks((args.channels + kConvBlock - 1) / kConvBlock) {
     while (rows > kMinConvRows && size() < 4 * NumThreads()) rows /= 2;
   }
 

@@ -71,10 +71,9 @@ void Rows(const ConstMatView& logits, const int32_t* targets, float weight,
   const int64_t n = logits.cols;
   const bool gradient = dlogits.data != nullptr;
   for (int64_t r = begin; r < end; ++r) {
-    const float* x =
-        static_cast<const float*>(logits.data) + r * logits.stride;
-    T* dx = gradient ? static_cast<T*>(dlogits.data) + r * dlogits.stride
-                     : nullptr;
+    const float* x = static_cast<const float*>(logits.data) + r * logits.stride;
+    T* dx =
+        gradient ? static_cast<T*>(dlogits.data) + r * dlogits.stride : nullptr;
     const int64_t target = targets[r];
     if (target < 0) {
       nll[r] = 0;

@@ -19,9 +19,8 @@ namespace HWY_NAMESPACE {
 
 template <class TSrc, class TDst>
 HWY_INLINE void CastTyped(const TSrc* src, TDst* dst, int64_t n) {
-  ForLanes(n, [&](int64_t i, auto lanes) HWY_ATTR {
-    StoreF(LoadF(src + i, lanes), dst + i, lanes);
-  });
+  ForLanes(n, [&](int64_t i, auto lanes)
+                  HWY_ATTR { StoreF(LoadF(src + i, lanes), dst + i, lanes); });
 }
 
 void CastToBf16(const float* src, BFloat16* dst, int64_t n) {
@@ -166,7 +165,8 @@ void Scale(float* x, float factor, int64_t n) {
 }
 
 void Fill(float* x, float value, int64_t n) {
-  ForChunks(n, [&](int64_t i, int64_t size) { std::fill_n(x + i, size, value); });
+  ForChunks(n,
+            [&](int64_t i, int64_t size) { std::fill_n(x + i, size, value); });
 }
 
 int64_t FirstNonFinite(const void* x, DType type, int64_t n) {

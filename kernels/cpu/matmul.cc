@@ -76,9 +76,8 @@ dnnl::matmul::primitive_desc MakeDescriptor(const memory::desc& a,
   }
   return {Engine(), a, b, c, attr, /*allow_empty=*/true};
 #else
-  const dnnl::matmul::desc desc = bias
-                                      ? dnnl::matmul::desc(a, b, bias_desc, c)
-                                      : dnnl::matmul::desc(a, b, c);
+  const dnnl::matmul::desc desc = bias ? dnnl::matmul::desc(a, b, bias_desc, c)
+                                       : dnnl::matmul::desc(a, b, c);
   return {desc, attr, Engine(), /*allow_empty=*/true};
 #endif
 }
@@ -151,9 +150,15 @@ Product& Find(const MatMulArgs& args, const memory::desc& b, int64_t layout) {
                         static_cast<int64_t>(args.a.dtype) << 4 |
                         static_cast<int64_t>(args.c.dtype) << 8;
   const std::array<int64_t, 9> key = {
-      args.c.rows,   args.c.cols, args.transpose_a ? args.a.rows : args.a.cols,
-      args.a.stride, args.b.stride, args.c.stride,
-      flags,         layout,      NumThreads()};
+      args.c.rows,
+      args.c.cols,
+      args.transpose_a ? args.a.rows : args.a.cols,
+      args.a.stride,
+      args.b.stride,
+      args.c.stride,
+      flags,
+      layout,
+      NumThreads()};
   auto& products = State().products;
   const auto it = products.find(key);
   if (it != products.end()) return it->second;
@@ -246,9 +251,9 @@ void MatMul(const MatMulArgs& args) {
 
 struct PackedWeight::Impl {
   bool transpose;
-  DType dtype;      // As asked for.
-  DType held;       // As packed: fp32 on a CPU without bf16 products.
-  int64_t n, k;     // y [., n] = x [., k] op(W).
+  DType dtype;   // As asked for.
+  DType held;    // As packed: fp32 on a CPU without bf16 products.
+  int64_t n, k;  // y [., n] = x [., k] op(W).
   memory packed;
   int64_t layout;
 

@@ -42,11 +42,10 @@ void ForwardRows(const RmsNormForwardArgs& args, int64_t begin, int64_t end) {
   float* kept = scratch.Take(d);
   for (int64_t r = begin; r < end; ++r) {
     float* s = args.sum != nullptr ? args.sum + r * d : kept;
-    const TDelta* delta =
-        args.delta.data == nullptr
-            ? nullptr
-            : static_cast<const TDelta*>(args.delta.data) +
-                  r * args.delta.stride;
+    const TDelta* delta = args.delta.data == nullptr
+                              ? nullptr
+                              : static_cast<const TDelta*>(args.delta.data) +
+                                    r * args.delta.stride;
     const float squares = SumRow(args.residual + r * d, delta, d, s);
     const float q =
         1.0f / std::sqrt(squares / static_cast<float>(d) + args.eps);
@@ -87,10 +86,10 @@ void BackwardRows(const RmsNormBackwardArgs& args, int64_t begin, int64_t end,
     const float mean = Sum(dots) / static_cast<float>(d);
     const VF back = Set(mean * q * q * q);
     float* dresidual = args.dresidual + r * d;
-    TDelta* ddelta = args.ddelta.data == nullptr
-                         ? nullptr
-                         : static_cast<TDelta*>(args.ddelta.data) +
-                               r * args.ddelta.stride;
+    TDelta* ddelta =
+        args.ddelta.data == nullptr
+            ? nullptr
+            : static_cast<TDelta*>(args.ddelta.data) + r * args.ddelta.stride;
     ForLanes(d, [&](int64_t i, auto lanes) HWY_ATTR {
       const VF gw =
           hn::Mul(LoadF(dy + i, lanes), LoadF(args.weight + i, lanes));

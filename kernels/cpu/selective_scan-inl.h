@@ -30,7 +30,8 @@ constexpr int kStateBlock = 4;
 template <int kMax, class Body>
 HWY_INLINE void ForStateBlocks(int64_t states, const Body& body) {
   int64_t n = 0;
-  for (; n + kMax <= states; n += kMax) body(n, std::integral_constant<int, kMax>());
+  for (; n + kMax <= states; n += kMax)
+    body(n, std::integral_constant<int, kMax>());
   if constexpr (kMax > 4) {
     for (; n + 4 <= states; n += 4) body(n, std::integral_constant<int, 4>());
   }

@@ -69,8 +69,14 @@ class ForwardSegment {
   ForwardSegment(const SelectiveScanArgs& args,
                  const SelectiveScanForwardOut& out, int64_t b, int64_t g0,
                  int64_t g1)
-      : args_(args), out_(out), b_(b), g0_(g0), g1_(g1), n_(args.states),
-        row0_(b * args.time), s_(g1 - g0, args.states),
+      : args_(args),
+        out_(out),
+        b_(b),
+        g0_(g0),
+        g1_(g1),
+        n_(args.states),
+        row0_(b * args.time),
+        s_(g1 - g0, args.states),
         stream_(CanStream(out.out.data, out.out.dtype, out.out.stride)) {}
 
   void Run() {
@@ -266,15 +272,15 @@ class ForwardSegment {
 void ScanForward(const SelectiveScanArgs& args,
                  const SelectiveScanForwardOut& out) {
   const int64_t groups = ScanGroups(args.channels);
-  ParallelRanges(args.batch * groups,
-                 [&](int64_t begin, int64_t end, int) HWY_ATTR {
-    const FlushDenormals flush;
-    ForScanSegments(groups, begin, end,
-                    [&](int64_t b, int64_t g0, int64_t g1) HWY_ATTR {
-      ForwardSegment(args, out, b, g0, g1).Run();
-    });
-    hwy::FlushStream();
-  });
+  ParallelRanges(
+      args.batch * groups, [&](int64_t begin, int64_t end, int) HWY_ATTR {
+        const FlushDenormals flush;
+        ForScanSegments(groups, begin, end,
+                        [&](int64_t b, int64_t g0, int64_t g1) HWY_ATTR {
+                          ForwardSegment(args, out, b, g0, g1).Run();
+                        });
+        hwy::FlushStream();
+      });
 }
 
 }  // namespace HWY_NAMESPACE

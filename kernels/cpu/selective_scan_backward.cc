@@ -77,8 +77,9 @@ struct BackwardScratch {
 
   static int64_t Size(int64_t ng, int64_t n) {
     return 2 * ng * n * kScanGroup + 2 * ng * kScanGroup +
-           2 * Scratch::Rounded(kScanTile * n) + 2 * kScanTile * n * kScanGroup +
-           kScanTile * kScanGroup + 2 * kScanTile * kBackBlock * kScanGroup +
+           2 * Scratch::Rounded(kScanTile * n) +
+           2 * kScanTile * n * kScanGroup + kScanTile * kScanGroup +
+           2 * kScanTile * kBackBlock * kScanGroup +
            (8 * kScanTile + 4) * kBackWidth;
   }
   BackwardScratch(int64_t ng, int64_t n) {
@@ -107,12 +108,20 @@ class BackwardSegment {
   BackwardSegment(const SelectiveScanArgs& args,
                   const SelectiveScanBackwardArgs& grad, const ScanSums& sums,
                   int64_t b, int64_t g0, int64_t g1, float* db, float* dc)
-      : args_(args), grad_(grad), b_(b), g0_(g0), g1_(g1), n_(args.states),
-        row0_(b * args.time), groups_(ScanGroups(args.channels)),
+      : args_(args),
+        grad_(grad),
+        b_(b),
+        g0_(g0),
+        g1_(g1),
+        n_(args.states),
+        row0_(b * args.time),
+        groups_(ScanGroups(args.channels)),
         da_(sums.da + (b * groups_ + g0) * n_ * kScanGroup),
         dd_(sums.dd + (b * groups_ + g0) * kScanGroup),
         dbias_(sums.dbias + (b * groups_ + g0) * kScanGroup),
-        db_(db), dc_(dc), s_(g1 - g0, args.states),
+        db_(db),
+        dc_(dc),
+        s_(g1 - g0, args.states),
         stream_du_(CanStream(grad.du.data, grad.du.dtype, grad.du.stride)),
         stream_ddt_(CanStream(grad.ddt_raw.data, grad.ddt_raw.dtype,
                               grad.ddt_raw.stride)),
@@ -218,9 +227,9 @@ class BackwardSegment {
     const float* dout =
         RowAsFloat(grad_.dout, row, col, width, s_.row + 2 * kBackWidth);
     const bool gated = args_.z.data != nullptr;
-    const float* z = gated ? RowAsFloat(args_.z, row, col, width,
-                                        s_.row + 3 * kBackWidth)
-                           : nullptr;
+    const float* z =
+        gated ? RowAsFloat(args_.z, row, col, width, s_.row + 3 * kBackWidth)
+              : nullptr;
     const int64_t channel = col - g0_ * kScanGroup;
     const int64_t at = t * kBackWidth;
     for (int64_t i = 0; i < WholeGroups(width); i += kLanes) {
@@ -431,11 +440,12 @@ void ScanBackwardRange(const SelectiveScanArgs& args,
   const int64_t entries = (end - 1) / groups - first + 1;
   const int64_t size = args.time * args.states;
   std::fill_n(dbc, 2 * entries * size, 0.0f);
-  ForScanSegments(groups, begin, end,
-                  [&](int64_t b, int64_t g0, int64_t g1) HWY_ATTR {
-    float* db = dbc + (b - first) * size;
-    BackwardSegment(args, grad, sums, b, g0, g1, db, db + entries * size).Run();
-  });
+  ForScanSegments(
+      groups, begin, end, [&](int64_t b, int64_t g0, int64_t g1) HWY_ATTR {
+        float* db = dbc + (b - first) * size;
+        BackwardSegment(args, grad, sums, b, g0, g1, db, db + entries * size)
+            .Run();
+      });
   hwy::FlushStream();
 }
 
@@ -531,8 +541,7 @@ void SelectiveScanBackward(const SelectiveScanArgs& args,
     dbc_size += Scratch::Rounded(2 * part.entries * args.time * args.states);
   }
   const int64_t channels = tasks * kScanGroup;
-  Scratch scratch(ScratchSlot::kCall,
-                  channels * (args.states + 2) + dbc_size);
+  Scratch scratch(ScratchSlot::kCall, channels * (args.states + 2) + dbc_size);
   ScanSums sums;
   sums.da = scratch.Take(channels * args.states);
   sums.dd = scratch.Take(channels);

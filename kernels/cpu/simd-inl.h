@@ -46,8 +46,8 @@ HWY_INLINE void StoreF(VF v, BFloat16* p) {
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
   const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
   const auto quiet = hn::Or(bits, hn::Set(du, 0x400000u));
-  const auto chosen = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet,
-                                     rounded);
+  const auto chosen =
+      hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet, rounded);
   hn::StoreU(hn::TruncateTo(D16(), hn::ShiftRight<16>(chosen)), D16(),
              reinterpret_cast<uint16_t*>(p));
 }
@@ -91,9 +91,7 @@ HWY_INLINE void ForLanes(int64_t n, const Body& body) {
   if (i < n) body(i, FirstLanes{n - i});
 }
 
-HWY_INLINE float Sum(VF v) {
-  return hn::GetLane(hn::SumOfLanes(DF(), v));
-}
+HWY_INLINE float Sum(VF v) { return hn::GetLane(hn::SumOfLanes(DF(), v)); }
 
 constexpr float kLog2E = 1.44269504089f;
 constexpr float kLn2 = 0.69314718056f;
@@ -173,9 +171,8 @@ HWY_INLINE const float* RowAsFloat(const ConstMatView& v, int64_t row,
                                    int64_t col, int64_t width, float* buffer) {
   const int64_t at = row * v.stride + col;
   const auto convert = [&](const auto* p) HWY_ATTR {
-    ForLanes(width, [&](int64_t i, auto lanes) HWY_ATTR {
-      StoreF(LoadF(p + i, lanes), buffer + i);
-    });
+    ForLanes(width, [&](int64_t i, auto lanes)
+                        HWY_ATTR { StoreF(LoadF(p + i, lanes), buffer + i); });
   };
   if (v.dtype == DType::kF32) {
     const float* p = static_cast<const float*>(v.data) + at;
@@ -202,16 +199,14 @@ HWY_INLINE void StoreRow(const float* src, const MatView& v, int64_t row,
   const int64_t at = row * v.stride + col;
   if (v.dtype == DType::kBF16) {
     BFloat16* p = static_cast<BFloat16*>(v.data) + at;
-    ForLanes(width, [&](int64_t i, auto lanes) HWY_ATTR {
-      StoreF(LoadF(src + i), p + i, lanes);
-    });
+    ForLanes(width, [&](int64_t i, auto lanes)
+                        HWY_ATTR { StoreF(LoadF(src + i), p + i, lanes); });
     return;
   }
   float* p = static_cast<float*>(v.data) + at;
   if (!stream) {
-    ForLanes(width, [&](int64_t i, auto lanes) HWY_ATTR {
-      StoreF(LoadF(src + i), p + i, lanes);
-    });
+    ForLanes(width, [&](int64_t i, auto lanes)
+                        HWY_ATTR { StoreF(LoadF(src + i), p + i, lanes); });
     return;
   }
   int64_t i = 0;

@@ -40,8 +40,8 @@ NormGradients NormBackward(const NormInputs& in, const std::vector<double>& dy,
     for (int64_t i = 0; i < in.dim; ++i) {
       const int64_t at = r * in.dim + i;
       // dq/ds = -q^3 s / D
-      grad.sum[at] = dy[at] * in.weight[i] * q -
-                     dq * q * q * q * forward.sum[at] / in.dim;
+      grad.sum[at] =
+          dy[at] * in.weight[i] * q - dq * q * q * q * forward.sum[at] / in.dim;
       if (!dsum.empty()) grad.sum[at] += dsum[at];
     }
   }

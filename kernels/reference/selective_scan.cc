@@ -119,8 +119,7 @@ ScanGradients ScanBackward(const ScanInputs& in,
           grad.a[en] += g[n] * dt * decay * before;
           g[n] = StartsAt(in, b, t) ? 0.0 : g[n] * decay;
         }
-        const double slope =
-            Sigmoid(in.dt_raw[i] + At(in.dt_bias, e));
+        const double slope = Sigmoid(in.dt_raw[i] + At(in.dt_bias, e));
         grad.dt_raw[i] = ddt * slope;
         grad.dt_bias[e] += ddt * slope;
       }

@@ -10,11 +10,11 @@ namespace carry::reference {
 
 struct ScanInputs {
   int64_t batch, time, channels, states;
-  std::vector<double> u, dt_raw, z;          // [B*T, E]; z may be empty
-  std::vector<double> b, c;                  // [B*T, N]
-  std::vector<double> a, d, dt_bias;         // [E, N], [E], [E]
-  std::vector<double> state_in;              // [B, E, N]
-  std::vector<uint8_t> document_start;       // [B, T]
+  std::vector<double> u, dt_raw, z;     // [B*T, E]; z may be empty
+  std::vector<double> b, c;             // [B*T, N]
+  std::vector<double> a, d, dt_bias;    // [E, N], [E], [E]
+  std::vector<double> state_in;         // [B, E, N]
+  std::vector<uint8_t> document_start;  // [B, T]
 };
 
 struct ScanOutputs {

@@ -27,8 +27,8 @@ TEST_P(AdamWTest, ThreeStepsAreTheOracles) {
       constants.step = step;
       reference::AdamW(constants, grad, &want);
       const std::vector<float> g = Floats(grad);
-      AdamW({n, weight.data(), g.data(), m.data(), v.data(), 3e-3f, 0.9f,
-             0.95f, 1e-8f, 0.1f, static_cast<float>(1 - std::pow(0.9, step)),
+      AdamW({n, weight.data(), g.data(), m.data(), v.data(), 3e-3f, 0.9f, 0.95f,
+             1e-8f, 0.1f, static_cast<float>(1 - std::pow(0.9, step)),
              static_cast<float>(1 - std::pow(0.95, step)), 0.5f});
     }
     ExpectClose("weight", weight, want.weight, 1e-6);

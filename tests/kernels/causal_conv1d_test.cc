@@ -71,12 +71,22 @@ ConvInputs MakeInputs(const Case& c) {
 
 struct KernelInputs {
   KernelInputs(const ConvInputs& in, const Case& c)
-      : rows(c.batch * c.time), x(in.x, rows, c.channels, c.x, c.margin),
-        weight(Floats(in.weight)), bias(Floats(in.bias)),
-        carry_in(Floats(in.carry_in)), starts(in.document_start) {
-    args = {c.batch, c.time, c.channels, c.taps, x.view(), weight.data(),
-            testing::DataOrNull(bias), testing::DataOrNull(carry_in),
-            starts.empty() ? nullptr : starts.data(), c.silu};
+      : rows(c.batch * c.time),
+        x(in.x, rows, c.channels, c.x, c.margin),
+        weight(Floats(in.weight)),
+        bias(Floats(in.bias)),
+        carry_in(Floats(in.carry_in)),
+        starts(in.document_start) {
+    args = {c.batch,
+            c.time,
+            c.channels,
+            c.taps,
+            x.view(),
+            weight.data(),
+            testing::DataOrNull(bias),
+            testing::DataOrNull(carry_in),
+            starts.empty() ? nullptr : starts.data(),
+            c.silu};
   }
   int64_t rows;
   Matrix x;
@@ -121,9 +131,9 @@ TEST_P(CausalConv1dTest, BackwardIsTheOracles) {
     std::vector<float> dbias(want.bias.size(), 0.5f);
     std::vector<float> dcarry_in(want.carry_in.size(), NAN);
     CausalConv1dBackward(
-        k.args, {g.view(), testing::DataOrNull(gcarry), dx.view(),
-                 dweight.data(), c.bias ? dbias.data() : nullptr,
-                 dcarry_in.data()});
+        k.args,
+        {g.view(), testing::DataOrNull(gcarry), dx.view(), dweight.data(),
+         c.bias ? dbias.data() : nullptr, dcarry_in.data()});
     ExpectClose("dx", dx.values(), want.x, WithRounding(2e-6, c.x));
     ExpectAdded("dweight", dweight, 0.5, want.weight, 4e-6);
     if (c.bias) ExpectAdded("dbias", dbias, 0.5, want.bias, 4e-6);

@@ -16,8 +16,8 @@ class ElementwiseTest : public ::testing::TestWithParam<int64_t> {
 TEST_P(ElementwiseTest, CastRoundsToNearestEven) {
   const int64_t n = GetParam();
   std::vector<float> x = Values(100);
-  const float odd[] = {NAN, -NAN, INFINITY, -INFINITY, 3.4e38f, 1.00390625f,
-                       1.01171875f, -0.0f, 1e-40f};
+  const float odd[] = {NAN,         -NAN,        INFINITY, -INFINITY, 3.4e38f,
+                       1.00390625f, 1.01171875f, -0.0f,    1e-40f};
   for (int64_t i = 0; i < std::min<int64_t>(n, 9); ++i) x[i] = odd[i];
   testing::ForEachTarget([&] {
     std::vector<BFloat16> half(n);
@@ -88,9 +88,8 @@ TEST(AddColumnSums, AddsRowsInOrder) {
 }
 
 TEST(Transpose, MovesEveryElement) {
-  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 5},
-                                   {33, 70},
-                                   {64, 32}}) {
+  for (const auto& [rows, cols] :
+       {std::pair<int64_t, int64_t>{1, 5}, {33, 70}, {64, 32}}) {
     std::vector<float> x(rows * cols), y(x.size());
     for (size_t i = 0; i < x.size(); ++i) x[i] = i;
     Transpose(x.data(), rows, cols, y.data());

@@ -57,10 +57,9 @@ inline Doubles Values(const ConstMatView& v) {
   for (int64_t r = 0; r < v.rows; ++r) {
     for (int64_t c = 0; c < v.cols; ++c) {
       const int64_t at = r * v.stride + c;
-      values.push_back(
-          v.dtype == DType::kF32
-              ? static_cast<const float*>(v.data)[at]
-              : ToFloat(static_cast<const BFloat16*>(v.data)[at]));
+      values.push_back(v.dtype == DType::kF32
+                           ? static_cast<const float*>(v.data)[at]
+                           : ToFloat(static_cast<const BFloat16*>(v.data)[at]));
     }
   }
   return values;
@@ -71,7 +70,10 @@ inline Doubles Values(const ConstMatView& v) {
 class Matrix {
  public:
   Matrix(int64_t rows, int64_t cols, DType dtype, int64_t margin = 0)
-      : rows_(rows), cols_(cols), margin_(margin), dtype_(dtype),
+      : rows_(rows),
+        cols_(cols),
+        margin_(margin),
+        dtype_(dtype),
         floats_(rows * (cols + 2 * margin), kGuard),
         halves_(floats_.size(), ToBFloat16(kGuard)) {}
   Matrix(const Doubles& values, int64_t rows, int64_t cols, DType dtype,
@@ -147,8 +149,8 @@ inline Error Compare(const Doubles& got, const Doubles& want) {
     error.max = std::max(error.max, e / (std::fabs(want[i]) + rms + 1e-300));
     squares += e * e;
   }
-  error.l2 = std::sqrt(squares / std::max<size_t>(1, want.size())) /
-             (rms + 1e-300);
+  error.l2 =
+      std::sqrt(squares / std::max<size_t>(1, want.size())) / (rms + 1e-300);
   return error;
 }
 
@@ -206,12 +208,11 @@ inline void ExpectGradient(const std::string& what,
       return loss();
     };
     // Fourth order.
-    const double slope = (8 * (at(kStep) - at(-kStep)) -
-                          (at(2 * kStep) - at(-2 * kStep))) /
-                         (12 * kStep);
+    const double slope =
+        (8 * (at(kStep) - at(-kStep)) - (at(2 * kStep) - at(-2 * kStep))) /
+        (12 * kStep);
     (*x)[i] = value;
-    EXPECT_NEAR(slope, gradient[i],
-                tolerance + 1e-6 * std::fabs(gradient[i]))
+    EXPECT_NEAR(slope, gradient[i], tolerance + 1e-6 * std::fabs(gradient[i]))
         << what << "[" << i << "]";
   }
 }

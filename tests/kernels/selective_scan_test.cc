@@ -19,11 +19,11 @@ using testing::WithRounding;
 struct Case {
   const char* name;
   int64_t batch, time, channels, states;
-  std::vector<int64_t> starts;  // Rows of [B * T].
+  std::vector<int64_t> starts;                        // Rows of [B * T].
   bool gate = true, carries = true, optional = true;  // D and dt_bias.
-  DType x = DType::kF32;   // u, dt_raw, z, out
-  DType bc = DType::kF32;  // B, C
-  int64_t margin = 0;      // Columns around each view.
+  DType x = DType::kF32;                              // u, dt_raw, z, out
+  DType bc = DType::kF32;                             // B, C
+  int64_t margin = 0;  // Columns around each view.
   int threads = 2;
 };
 
@@ -46,13 +46,70 @@ const Case kCases[] = {
     {"NoCarries", 2, 33, 20, 16, {40}, true, false},
     {"NoSkipNoBias", 1, 33, 20, 16, {}, true, true, false},
     {"Wide", 1, 50, 400, 16, {20}},
-    {"Strided", 1, 35, 130, 16, {7}, true, true, true, DType::kF32, DType::kF32, 3},
-    {"StridedAligned", 2, 35, 128, 16, {7}, true, true, true, DType::kF32, DType::kF32, 16},
+    {"Strided",
+     1,
+     35,
+     130,
+     16,
+     {7},
+     true,
+     true,
+     true,
+     DType::kF32,
+     DType::kF32,
+     3},
+    {"StridedAligned",
+     2,
+     35,
+     128,
+     16,
+     {7},
+     true,
+     true,
+     true,
+     DType::kF32,
+     DType::kF32,
+     16},
     {"Bf16", 2, 35, 130, 16, {7}, true, true, true, kBF16, kBF16, 0},
     {"Bf16Strided", 1, 35, 33, 5, {}, true, true, true, kBF16, kBF16, 5},
-    {"Bf16WithFloatBc", 1, 35, 64, 12, {}, false, true, true, kBF16, DType::kF32, 0},
-    {"OneThread", 2, 35, 130, 16, {}, true, true, true, DType::kF32, DType::kF32, 0, 1},
-    {"ManyThreads", 2, 35, 130, 16, {8}, true, true, true, DType::kF32, DType::kF32, 0, 7},
+    {"Bf16WithFloatBc",
+     1,
+     35,
+     64,
+     12,
+     {},
+     false,
+     true,
+     true,
+     kBF16,
+     DType::kF32,
+     0},
+    {"OneThread",
+     2,
+     35,
+     130,
+     16,
+     {},
+     true,
+     true,
+     true,
+     DType::kF32,
+     DType::kF32,
+     0,
+     1},
+    {"ManyThreads",
+     2,
+     35,
+     130,
+     16,
+     {8},
+     true,
+     true,
+     true,
+     DType::kF32,
+     DType::kF32,
+     0,
+     7},
 };
 // NOLINTEND
 
@@ -89,11 +146,23 @@ struct KernelInputs {
         z(c.gate ? in.z : in.u, rows, c.channels, c.x, c.margin),
         b(in.b, rows, c.states, c.bc, c.margin),
         c(in.c, rows, c.states, c.bc, c.margin),
-        a(Floats(in.a)), d(Floats(in.d)), dt_bias(Floats(in.dt_bias)),
-        state_in(Floats(in.state_in)), starts(in.document_start) {
-    args = {c.batch, c.time, c.channels, c.states, u.view(), dt_raw.view(),
-            c.gate ? z.view() : MatView(), b.view(), this->c.view(), a.data(),
-            testing::DataOrNull(d), testing::DataOrNull(dt_bias),
+        a(Floats(in.a)),
+        d(Floats(in.d)),
+        dt_bias(Floats(in.dt_bias)),
+        state_in(Floats(in.state_in)),
+        starts(in.document_start) {
+    args = {c.batch,
+            c.time,
+            c.channels,
+            c.states,
+            u.view(),
+            dt_raw.view(),
+            c.gate ? z.view() : MatView(),
+            b.view(),
+            this->c.view(),
+            a.data(),
+            testing::DataOrNull(d),
+            testing::DataOrNull(dt_bias),
             testing::DataOrNull(state_in),
             starts.empty() ? nullptr : starts.data()};
   }
@@ -154,11 +223,18 @@ TEST_P(SelectiveScanTest, BackwardIsTheOracles) {
     std::vector<float> da(want.a.size(), 0.5f), dd(want.d.size(), 0.5f);
     std::vector<float> dbias(want.d.size(), 0.5f);
     std::vector<float> dstate_in(want.state_in.size(), NAN);
-    SelectiveScanBackwardArgs grad = {
-        g.view(), testing::DataOrNull(gstate), saved.data(), du.view(),
-        ddt.view(), c.gate ? dz.view() : MatView(), db.view(), dc.view(),
-        da.data(), c.optional ? dd.data() : nullptr,
-        c.optional ? dbias.data() : nullptr, dstate_in.data()};
+    SelectiveScanBackwardArgs grad = {g.view(),
+                                      testing::DataOrNull(gstate),
+                                      saved.data(),
+                                      du.view(),
+                                      ddt.view(),
+                                      c.gate ? dz.view() : MatView(),
+                                      db.view(),
+                                      dc.view(),
+                                      da.data(),
+                                      c.optional ? dd.data() : nullptr,
+                                      c.optional ? dbias.data() : nullptr,
+                                      dstate_in.data()};
     SelectiveScanBackward(k.args, grad);
     ExpectClose("du", du.values(), want.u, WithRounding(1e-5, c.x));
     ExpectClose("ddt", ddt.values(), want.dt_raw, WithRounding(1e-5, c.x));
@@ -278,7 +354,8 @@ bool AllFinite(const std::vector<float>& v) {
 
 ScanInputs ExtremeSteps(const Case& c) {
   ScanInputs in = MakeInputs(c);
-  const double steps[] = {-INFINITY, -1e30, -200, -88, -1e-30, 0, 80, 1e4, 1e10};
+  const double steps[] = {-INFINITY, -1e30, -200, -88, -1e-30,
+                          0,         80,    1e4,  1e10};
   for (size_t i = 0; i < in.dt_raw.size(); ++i) in.dt_raw[i] = steps[i % 9];
   for (size_t i = 0; i < in.a.size(); i += 7) in.a[i] = -1e4;
   return in;
