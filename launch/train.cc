@@ -218,9 +218,12 @@ absl::Status Train(const TrainOptions& options) {
       Trainer::Create(*recipe, out);
   if (!trainer.ok()) return trainer.status();
   if (options.resume) {
-    absl::StatusOr<std::string> from = (*trainer)->Resume();
+    absl::StatusOr<FoundCheckpoint> from = (*trainer)->Resume();
     if (from.ok()) {
-      std::cout << "resuming from " << *from << std::endl;
+      for (const std::string& why : from->skipped) {
+        std::cout << "passed over: " << why << std::endl;
+      }
+      std::cout << "resuming from " << from->path << std::endl;
     } else if (absl::IsNotFound(from.status())) {
       // So that a job that is queued again needs one command for all its runs.
       std::cout << "no checkpoint in " << out << " yet: starting at step 0"
