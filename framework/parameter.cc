@@ -65,6 +65,8 @@ Parameter* ParameterStore::Add(std::string name, Shape shape, bool decay,
   parameter->version_ = &version_;
   parameter->shape_ = std::move(shape);
   size_ += (parameter->size() + kAlign - 1) / kAlign * kAlign;
+  if (buckets_.empty()) buckets_.push_back({0, 0});
+  buckets_.back().end = size_;
   parameters_.push_back(std::move(parameter));
   inits_.push_back(std::move(init));
   by_name_[parameters_.back()->name()] = parameters_.back().get();

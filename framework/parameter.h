@@ -58,8 +58,19 @@ Initializer ConstantInit(float value);
 Initializer NormalInit(double stddev);
 Initializer UniformInit(double low, double high);
 
+// Elements [begin, end) of the arena.
+struct Range {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t size() const { return end - begin; }
+};
+
 class ParameterStore {
  public:
+  // Parameters added from now on belong to a new bucket: those whose gradients
+  // are complete at the same moment of backward, such as a layer's. Every
+  // parameter belongs to one.
+  void BeginBucket() { buckets_.push_back({size_, size_}); }
   // Owned by the store; valid for its life. Names must differ.
   Parameter* Add(std::string name, Shape shape, bool decay, Initializer init);
 
@@ -72,6 +83,8 @@ class ParameterStore {
   }
   Parameter* Find(const std::string& name) const;  // or nullptr
   int64_t size() const { return size_; }           // elements
+  // In the order of the arena, which they cover.
+  const std::vector<Range>& buckets() const { return buckets_; }
   const Tensor& values() const { return values_; }
   const Tensor& grads() const { return grads_; }
   void ZeroGrads() { grads_.Zero(); }
@@ -82,6 +95,7 @@ class ParameterStore {
   std::vector<std::unique_ptr<Parameter>> parameters_;
   std::unordered_map<std::string, Parameter*> by_name_;
   std::vector<Initializer> inits_;
+  std::vector<Range> buckets_;
   Tensor values_;
   Tensor grads_;
   int64_t size_ = 0;

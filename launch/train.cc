@@ -214,8 +214,9 @@ absl::Status Train(const TrainOptions& options) {
                      "with --resume, choose another folder with --out, or "
                      "remove it"));
   }
+  SingleRank ranks;
   absl::StatusOr<std::unique_ptr<Trainer>> trainer =
-      Trainer::Create(*recipe, out);
+      Trainer::Create(*recipe, out, ranks);
   if (!trainer.ok()) return trainer.status();
   if (options.resume) {
     absl::StatusOr<FoundCheckpoint> from = (*trainer)->Resume();

@@ -51,13 +51,16 @@ LanguageModel::LanguageModel(const config::Model& model, DType activations)
   const int64_t dim = model.hidden_size();
   const Shape table = {model.vocab_size(), dim};
   const Initializer normal = NormalInit(model.initializer_range());
+  store_.BeginBucket();
   embedding_ = store_.Add("backbone.embeddings.weight", table, true, normal);
   for (int64_t l = 0; l < model.num_layers(); ++l) {
     const std::string prefix = absl::StrCat("backbone.layers.", l, ".");
+    store_.BeginBucket();
     norms_.push_back(
         store_.Add(prefix + "norm.weight", {dim}, false, ConstantInit(1)));
     mixers_.push_back(MakeMixer(model, prefix + "mixer.", store_));
   }
+  store_.BeginBucket();
   norm_f_ = store_.Add("backbone.norm_f.weight", {dim}, false, ConstantInit(1));
   if (!model.tie_embeddings()) {
     head_ = store_.Add("lm_head.weight", table, true, normal);

@@ -66,6 +66,10 @@ class LanguageModel {
   ParameterStore& parameters() { return store_; }
   const ParameterStore& parameters() const { return store_; }
 
+  // Buckets of parameters(): the embedding, each layer, the final norm (and an
+  // untied head). In backward they are complete from the last to the first.
+  static int64_t LayerBucket(int64_t layer) { return 1 + layer; }
+
   // Weights and biases, without what the arena pads.
   int64_t NumParameters() const;
   int64_t TapeBytesPerToken() const;

@@ -5,7 +5,7 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -13,13 +13,6 @@
 #include "framework/train/streamed_pass.h"
 
 namespace carry {
-
-// Half-open.
-struct Range {
-  int64_t begin = 0;
-  int64_t end = 0;
-  int64_t size() const { return end - begin; }
-};
 
 // One pass over some sequences of a step.
 struct PassRequest {
@@ -34,7 +27,7 @@ struct PassRequest {
 };
 
 struct PassOutcome {
-  // Sum of nll by chunk of the whole sequence; zero for chunks of others.
+  // [rows][Pieces()]: sum of nll over a row's piece; zero for those of others.
   std::vector<double> nll;
   // If wanted: carries out of the last chunk, by layer, where the next pass
   // over these rows will read `initial`; empty elsewhere.
@@ -45,39 +38,73 @@ class Distribution {
  public:
   virtual ~Distribution() = default;
 
-  virtual bool is_root() const = 0;  // writes files and talks to the user
+  virtual int rank() const = 0;  // rank 0 writes files and talks to the user
+  virtual int size() const = 0;
   // Rows of a step's batch that this rank works on; may be empty.
   virtual Range Rows(int64_t batch_size) const = 0;
-  // Elements of a flat array of `size` whose optimizer state this rank keeps.
-  // Ranges of all ranks cover the array in rank order.
-  virtual Range Shard(int64_t size) const = 0;
+  // The part of each bucket whose optimizer state this rank keeps.
+  virtual std::vector<Range> Shards(
+      const std::vector<Range>& buckets) const = 0;
+
+  // Into how many pieces a sequence's loss is summed: its chunks, usually.
+  virtual int64_t Pieces(int64_t length, int64_t chunk_length) const = 0;
 
   // Loss and gradients of this rank's part; gradients are added to the model.
+  // All ranks of a row's sequence call it for the same passes in one order.
   virtual absl::StatusOr<PassOutcome> RunPass(LanguageModel& model,
                                               const PassRequest& request) = 0;
-  // Sums over ranks, the same bits on each.
+  // Sums over ranks in rank order, the same bits on each.
   virtual absl::Status Sum(std::vector<double>& values) = 0;
-  // Afterwards this rank's shard of the gradients holds the sum over all
-  // ranks; the rest is undefined.
-  virtual absl::Status ReduceGradients(ParameterStore& store) = 0;
-  // Every rank's shard of the weights reaches all ranks.
+
+  // Begins to sum a bucket's gradients over ranks, which goes on while other
+  // work is done. Every rank starts every bucket, last one first.
+  virtual absl::Status StartReduce(ParameterStore& store, int64_t bucket) = 0;
+  // Afterwards this rank's shards of the gradients hold the sums of all
+  // buckets; the rest is undefined.
+  virtual absl::Status FinishReduce(ParameterStore& store) = 0;
+  // Every rank's shards of the weights reach all ranks.
   virtual absl::Status GatherParameters(ParameterStore& store) = 0;
+
+  // `bytes` of rank 0 reach all.
+  virtual absl::Status Broadcast(std::string& bytes) = 0;
+  // The strings of all ranks, by rank, on every rank.
+  virtual absl::StatusOr<std::vector<std::string>> Gather(
+      const std::string& bytes) = 0;
 };
+
+// RunStreamedPass's sums [spans][rows] as PassOutcome wants them.
+std::vector<double> ByRow(const std::vector<double>& nll,
+                          const std::vector<ChunkSpan>& spans, int64_t rows,
+                          int64_t pieces);
 
 // One process, all rows, all chunks.
 class SingleRank : public Distribution {
  public:
-  bool is_root() const override { return true; }
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
   Range Rows(int64_t batch_size) const override { return {0, batch_size}; }
-  Range Shard(int64_t size) const override { return {0, size}; }
+  std::vector<Range> Shards(const std::vector<Range>& buckets) const override {
+    return buckets;
+  }
+  int64_t Pieces(int64_t length, int64_t chunk_length) const override {
+    return static_cast<int64_t>(CutIntoChunks(length, chunk_length).size());
+  }
   absl::StatusOr<PassOutcome> RunPass(LanguageModel& model,
                                       const PassRequest& request) override;
   absl::Status Sum(std::vector<double>&) override { return absl::OkStatus(); }
-  absl::Status ReduceGradients(ParameterStore&) override {
+  absl::Status StartReduce(ParameterStore&, int64_t) override {
+    return absl::OkStatus();
+  }
+  absl::Status FinishReduce(ParameterStore&) override {
     return absl::OkStatus();
   }
   absl::Status GatherParameters(ParameterStore&) override {
     return absl::OkStatus();
+  }
+  absl::Status Broadcast(std::string&) override { return absl::OkStatus(); }
+  absl::StatusOr<std::vector<std::string>> Gather(
+      const std::string& bytes) override {
+    return std::vector<std::string>{bytes};
   }
 };
 

@@ -3,21 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/elementwise.h"
 
 namespace carry {
 namespace {
-
-int64_t CountTargets(const SequenceBatch& batch) {
-  int64_t count = 0;
-  for (int64_t b = 0; b < batch.batch; ++b) {
-    const int32_t* row = batch.targets + b * batch.stride;
-    count += batch.length - std::count(row, row + batch.length, -1);
-  }
-  return count;
-}
 
 // Copies rows [from, from + rows) of every field of `src` to row `to` of dst.
 void CopyRows(const Carry& src, int64_t from, int64_t rows, const Carry& dst,
@@ -36,12 +29,13 @@ DType ActivationDType(const config::Recipe& recipe) {
                                                                  : DType::kF32;
 }
 
-Learner::Learner(const config::Recipe& recipe)
+Learner::Learner(const config::Recipe& recipe, Distribution& ranks)
     : recipe_(recipe),
+      ranks_(ranks),
       model_(recipe.model(), ActivationDType(recipe)),
       optimizer_(
           (model_.Allocate(recipe.training().seed(), true), recipe.optimizer()),
-          model_.parameters()),
+          model_.parameters(), ranks.Shards(model_.parameters().buckets())),
       carried_(recipe.data().packing() == config::Data::CARRIED) {}
 
 std::vector<Learner::MicroBatch> Learner::Cut(
@@ -61,61 +55,105 @@ std::vector<Learner::MicroBatch> Learner::Cut(
   return micros;
 }
 
-absl::StatusOr<double> Learner::AddGradients(const MicroBatch& micro,
-                                             float weight,
-                                             const Tape::Observer& observer) {
-  const std::vector<ChunkSpan> spans =
-      CutIntoChunks(micro.batch.length, recipe_.training().chunk_length());
-  std::vector<Carry> initial;
-  if (carried_ && !carries_.empty()) initial = carries_[micro.index];
-  LocalCarryExchange exchange(model_.layers(),
-                              static_cast<int64_t>(spans.size()), initial);
-  StreamedPassOptions options;
-  options.loss_weight = weight;
-  options.tape_memory_budget = recipe_.training().tape_memory_budget();
-  options.observer = observer;
-  absl::StatusOr<std::vector<double>> nll =
-      RunStreamedPass(model_, micro.batch, spans, exchange, options);
-  if (!nll.ok()) return nll.status();
-  if (carried_) next_carries_.push_back(exchange.final());
-  double sum = 0;
-  for (double chunk : *nll) sum += chunk;
-  return sum;
+absl::StatusOr<std::vector<double>> Learner::AddGradients(
+    const MicroBatch& micro, float weight, bool last,
+    const Tape::Observer& observer) {
+  PassRequest request;
+  request.batch = micro.batch;
+  request.micro_batch = micro.index;
+  request.chunk_length = recipe_.training().chunk_length();
+  request.options.loss_weight = weight;
+  request.options.tape_memory_budget = recipe_.training().tape_memory_budget();
+  request.options.observer = observer;
+  if (last) {
+    request.options.layer_done = [this](int64_t layer) {
+      ParameterStore& store = model_.parameters();
+      if (layer == model_.layers() - 1) {
+        // What lies above the layers was complete before them.
+        absl::Status status = ranks_.StartReduce(
+            store, static_cast<int64_t>(store.buckets().size()) - 1);
+        if (!status.ok()) return status;
+      }
+      return ranks_.StartReduce(store, LanguageModel::LayerBucket(layer));
+    };
+  }
+  if (carried_ && !carries_.empty()) request.initial = carries_[micro.index];
+  request.want_final = carried_;
+  absl::StatusOr<PassOutcome> outcome = ranks_.RunPass(model_, request);
+  if (!outcome.ok()) return outcome.status();
+  if (carried_ && !outcome->final.empty()) {
+    next_carries_.push_back(std::move(outcome->final));
+  }
+  return std::move(outcome->nll);
+}
+
+absl::StatusOr<double> Learner::TotalNll(
+    const std::vector<std::vector<double>>& nll, int64_t length) {
+  const int64_t batch = recipe_.training().batch_size();
+  const int64_t pieces =
+      ranks_.Pieces(length, recipe_.training().chunk_length());
+  std::vector<double> all(batch * pieces, 0.0);
+  double* next = all.data() + ranks_.Rows(batch).begin * pieces;
+  for (const std::vector<double>& pass : nll) {
+    next = std::copy(pass.begin(), pass.end(), next);
+  }
+  CARRY_CHECK(next - all.data() == ranks_.Rows(batch).end * pieces);
+  absl::Status status = ranks_.Sum(all);
+  if (!status.ok()) return status;
+  return std::accumulate(all.begin(), all.end(), 0.0);
+}
+
+absl::StatusOr<double> Learner::GlobalNorm() {
+  std::vector<double> sums = optimizer_.SumsOfSquares();
+  absl::Status status = ranks_.Sum(sums);
+  if (!status.ok()) return status;
+  return std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
 }
 
 absl::StatusOr<UpdateResult> Learner::Update(const SequenceBatch& batch,
-                                             int64_t step) {
+                                             int64_t targets, int64_t step) {
   UpdateResult result;
-  result.targets = CountTargets(batch);
+  result.targets = targets;
   result.learning_rate =
       LearningRate(recipe_.optimizer(), step, recipe_.training().steps());
-  const float weight =
-      result.targets > 0 ? static_cast<float>(1.0 / result.targets) : 0.0f;
+  const float weight = targets > 0 ? static_cast<float>(1.0 / targets) : 0.0f;
   const std::vector<MicroBatch> micros = Cut(batch);
   model_.parameters().ZeroGrads();
   next_carries_.clear();
-  double nll = 0;
+  std::vector<std::vector<double>> nll;
   for (const MicroBatch& micro : micros) {
-    absl::StatusOr<double> sum = AddGradients(micro, weight, nullptr);
-    if (!sum.ok()) return sum.status();
-    nll += *sum;
+    const bool last = &micro == &micros.back();
+    absl::StatusOr<std::vector<double>> pass =
+        AddGradients(micro, weight, last, nullptr);
+    if (!pass.ok()) return pass.status();
+    nll.push_back(*std::move(pass));
   }
-  result.loss = result.targets > 0 ? nll / result.targets : 0;
-  result.gradient_norm = optimizer_.GradientNorm();
+  absl::Status status = ranks_.FinishReduce(model_.parameters());
+  if (!status.ok()) return status;
+  absl::StatusOr<double> total = TotalNll(nll, batch.length);
+  if (!total.ok()) return total.status();
+  absl::StatusOr<double> norm = GlobalNorm();
+  if (!norm.ok()) return norm.status();
+  result.loss = targets > 0 ? *total / targets : 0;
+  result.gradient_norm = *norm;
   if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm)) {
-    result.nonfinite = Diagnose(micros, weight);
+    absl::StatusOr<std::string> where = Diagnose(micros, weight);
+    if (!where.ok()) return where.status();
+    result.nonfinite = *std::move(where);
     return result;  // The carries of the last good step stay.
   }
   ++updates_;
   optimizer_.Step(result.learning_rate, result.gradient_norm, updates_);
+  status = ranks_.GatherParameters(model_.parameters());
+  if (!status.ok()) return status;
   if (carried_) carries_ = next_carries_;
   return result;
 }
 
 // Runs the step again and looks at every tensor on the way: forward in order,
-// then gradients as backward makes them.
-std::string Learner::Diagnose(const std::vector<MicroBatch>& micros,
-                              float weight) {
+// then gradients as backward makes them. All ranks run all passes.
+absl::StatusOr<std::string> Learner::Diagnose(
+    const std::vector<MicroBatch>& micros, float weight) {
   for (const auto& p : model_.parameters().parameters()) {
     const int64_t i = FirstNonFinite(p->value().data(), DType::kF32, p->size());
     if (i >= 0) {
@@ -139,15 +177,25 @@ std::string Learner::Diagnose(const std::vector<MicroBatch>& micros,
       }
     };
     next_carries_.clear();
-    (void)AddGradients(micro, weight, observer);
-    if (!first.empty()) return first;
+    absl::StatusOr<std::vector<double>> pass =
+        AddGradients(micro, weight, /*last=*/false, observer);
+    if (!pass.ok()) return pass.status();
   }
   for (const auto& p : model_.parameters().parameters()) {
-    if (FirstNonFinite(p->grad().data(), DType::kF32, p->size()) >= 0) {
-      return absl::StrCat("gradient of ", p->name());
+    if (first.empty() &&
+        FirstNonFinite(p->grad().data(), DType::kF32, p->size()) >= 0) {
+      first = absl::StrCat("gradient of ", p->name());
     }
   }
-  return "the sum of losses or of squared gradients (each term is finite)";
+  absl::StatusOr<std::vector<std::string>> all = ranks_.Gather(first);
+  if (!all.ok()) return all.status();
+  for (size_t r = 0; r < all->size(); ++r) {
+    if ((*all)[r].empty()) continue;
+    return ranks_.size() == 1 ? (*all)[r]
+                              : absl::StrCat("rank ", r, ": ", (*all)[r]);
+  }
+  return std::string(
+      "the sum of losses or of squared gradients (each term is finite)");
 }
 
 std::vector<Carry> Learner::GetCarries() const {

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "framework/nn/language_model.h"
+#include "framework/train/distribution.h"
 #include "framework/train/optimizer.h"
 #include "framework/train/streamed_pass.h"
 #include "recipes/schema/recipe.pb.h"
@@ -26,16 +27,19 @@ struct UpdateResult {
 // Not safe for use from several threads.
 class Learner {
  public:
-  // `recipe` must be resolved. Parameters are initialised from its seed.
-  explicit Learner(const config::Recipe& recipe);
+  // `recipe` must be resolved; `ranks` must outlive the learner. Parameters
+  // are initialised from the recipe's seed.
+  Learner(const config::Recipe& recipe, Distribution& ranks);
 
-  // Gradients of the mean loss over all targets of `batch`, clipping, and one
-  // AdamW update with the learning rate of `step` (from 0). Sequences run
-  // micro_batch_size at a time, chunks as the recipe says.
+  // Gradients of the mean loss over all `targets` of a step, clipping, and one
+  // AdamW update with the learning rate of `step` (from 0). `batch` holds this
+  // rank's rows (Distribution::Rows); they run micro_batch_size at a time, in
+  // chunks as the recipe says. Every rank gets the same result.
   //
   // Rows keep their carries from call to call if the recipe's packing is
   // CARRIED; otherwise every sequence starts from zeros.
-  absl::StatusOr<UpdateResult> Update(const SequenceBatch& batch, int64_t step);
+  absl::StatusOr<UpdateResult> Update(const SequenceBatch& batch,
+                                      int64_t targets, int64_t step);
 
   LanguageModel& model() { return model_; }
   AdamWOptimizer& optimizer() { return optimizer_; }
@@ -43,8 +47,9 @@ class Learner {
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
 
-  // CARRIED: [batch_size, ...] a layer and field; empty before the first
-  // update. Set takes the same form.
+  // CARRIED: [rows, ...] a layer and field, of this rank's rows; empty before
+  // the first update and on ranks that do not run a sequence's first chunk.
+  // Set takes the same form.
   std::vector<Carry> GetCarries() const;
   void SetCarries(const std::vector<Carry>& carries);
 
@@ -54,11 +59,20 @@ class Learner {
     int64_t index;
   };
   std::vector<MicroBatch> Cut(const SequenceBatch& batch) const;
-  absl::StatusOr<double> AddGradients(const MicroBatch& micro, float weight,
-                                      const Tape::Observer& observer);
-  std::string Diagnose(const std::vector<MicroBatch>& micros, float weight);
+  // Runs a pass; nll by chunk.
+  absl::StatusOr<std::vector<double>> AddGradients(
+      const MicroBatch& micro, float weight, bool last,
+      const Tape::Observer& observer);
+  // The sum of nll over all ranks' passes, in an order that depends neither on
+  // the mesh nor on who ran what.
+  absl::StatusOr<double> TotalNll(const std::vector<std::vector<double>>& nll,
+                                  int64_t length);
+  absl::StatusOr<double> GlobalNorm();
+  absl::StatusOr<std::string> Diagnose(const std::vector<MicroBatch>& micros,
+                                       float weight);
 
   config::Recipe recipe_;
+  Distribution& ranks_;
   LanguageModel model_;
   AdamWOptimizer optimizer_;
   int64_t updates_ = 0;

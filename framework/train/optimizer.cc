@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "kernels/adamw.h"
 
@@ -36,14 +37,38 @@ double LearningRate(const config::Optimizer& config, int64_t step,
 }
 
 AdamWOptimizer::AdamWOptimizer(const config::Optimizer& config,
-                               ParameterStore& store)
-    : config_(config), store_(store) {
-  m_ = Tensor::Zeros({store.size()}, DType::kF32, MemoryPart::kOptimizer);
-  v_ = Tensor::Zeros({store.size()}, DType::kF32, MemoryPart::kOptimizer);
+                               ParameterStore& store, std::vector<Range> shards)
+    : config_(config), store_(store), shards_(std::move(shards)) {
+  int64_t size = 0;
+  for (const Range& shard : shards_) size += shard.size();
+  m_ = Tensor::Zeros({size}, DType::kF32, MemoryPart::kOptimizer);
+  v_ = Tensor::Zeros({size}, DType::kF32, MemoryPart::kOptimizer);
 }
 
-double AdamWOptimizer::GradientNorm() const {
-  return std::sqrt(SumOfSquares(store_.grads().f32(), store_.size()));
+std::vector<double> AdamWOptimizer::SumsOfSquares() const {
+  std::vector<double> sums;
+  for (const Range& shard : shards_) {
+    sums.push_back(
+        SumOfSquares(store_.grads().f32() + shard.begin, shard.size()));
+  }
+  return sums;
+}
+
+std::vector<AdamWOptimizer::Slice> AdamWOptimizer::Slices() const {
+  std::vector<Slice> slices;
+  int64_t held = 0;  // elements of earlier shards
+  for (const Range& shard : shards_) {
+    for (const auto& p : store_.parameters()) {
+      const int64_t begin = std::max(shard.begin, p->offset());
+      const int64_t end = std::min(shard.end, p->offset() + p->size());
+      if (begin >= end) continue;
+      const int64_t at = held + begin - shard.begin;
+      slices.push_back({p.get(), begin - p->offset(), end - p->offset(),
+                        m_.f32() + at, v_.f32() + at});
+    }
+    held += shard.size();
+  }
+  return slices;
 }
 
 void AdamWOptimizer::Step(double learning_rate, double gradient_norm,
@@ -61,23 +86,30 @@ void AdamWOptimizer::Step(double learning_rate, double gradient_norm,
     args.grad_scale =
         static_cast<float>(config_.max_grad_norm() / gradient_norm);
   }
-  // Neighbours with the same decay make one pass; padding is zero and stays.
-  const auto& parameters = store_.parameters();
-  for (size_t i = 0; i < parameters.size();) {
-    size_t j = i + 1;
-    while (j < parameters.size() &&
-           parameters[j]->decay() == parameters[i]->decay()) {
-      ++j;
+  // Neighbours with the same decay make one pass. The padding between
+  // parameters is left out: it never changes.
+  const std::vector<Slice> slices = Slices();
+  for (size_t i = 0; i < slices.size();) {
+    const Slice& first = slices[i];
+    const int64_t begin = first.parameter->offset() + first.begin;
+    int64_t end = 0;
+    size_t j = i;
+    for (; j < slices.size(); ++j) {
+      const Slice& s = slices[j];
+      // Contiguous in the arena and in the moments alike.
+      const int64_t offset = s.parameter->offset() + s.begin - begin;
+      if (s.parameter->decay() != first.parameter->decay() ||
+          s.m - first.m != offset) {
+        break;
+      }
+      end = s.parameter->offset() + s.end;
     }
-    const int64_t begin = parameters[i]->offset();
-    const int64_t end =
-        j < parameters.size() ? parameters[j]->offset() : store_.size();
     args.n = end - begin;
     args.weight = store_.values().f32() + begin;
     args.grad = store_.grads().f32() + begin;
-    args.m = m_.f32() + begin;
-    args.v = v_.f32() + begin;
-    args.weight_decay = parameters[i]->decay()
+    args.m = first.m;
+    args.v = first.v;
+    args.weight_decay = first.parameter->decay()
                             ? static_cast<float>(config_.weight_decay())
                             : 0.0f;
     AdamW(args);

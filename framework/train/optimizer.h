@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "framework/parameter.h"
 #include "recipes/schema/recipe.pb.h"
@@ -20,22 +21,34 @@ double LearningRate(const config::Optimizer& config, int64_t step,
 
 class AdamWOptimizer {
  public:
-  // `config` must be resolved; `store` must have gradients.
-  AdamWOptimizer(const config::Optimizer& config, ParameterStore& store);
+  // Keeps state for `shards` of the arena alone (ascending, disjoint; ends at
+  // multiples of 16 keep vector loads aligned). `config` must be resolved;
+  // `store` must have gradients.
+  AdamWOptimizer(const config::Optimizer& config, ParameterStore& store,
+                 std::vector<Range> shards);
 
-  // The gradients' global norm. Not finite if any gradient is not.
-  double GradientNorm() const;
-  // One update; `update` counts applied updates from 1 (bias correction).
-  // Gradients are scaled down to config.max_grad_norm. Zeroes no gradient.
+  // The sum of squares of the shards' gradients, a value a shard. Not finite
+  // if any gradient is not.
+  std::vector<double> SumsOfSquares() const;
+  // One update of the shards; `update` counts applied updates from 1 (bias
+  // correction). Gradients are scaled down to config.max_grad_norm, given
+  // their global norm.
   void Step(double learning_rate, double gradient_norm, int64_t update);
 
-  const Tensor& m() const { return m_; }
-  const Tensor& v() const { return v_; }
+  // A stretch of one parameter inside a shard, with its moments.
+  struct Slice {
+    const Parameter* parameter;
+    int64_t begin, end;  // elements of the parameter
+    float* m;
+    float* v;
+  };
+  std::vector<Slice> Slices() const;
 
  private:
   config::Optimizer config_;
   ParameterStore& store_;
-  Tensor m_, v_;  // laid out as the arena
+  std::vector<Range> shards_;
+  Tensor m_, v_;  // the shards, one after another
 };
 
 }  // namespace carry

@@ -4,15 +4,20 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "framework/io/checkpoint_folder.h"
 #include "framework/io/file.h"
 #include "framework/io/hf_config.h"
 #include "framework/io/safetensors.h"
 #include "framework/nn/weights.h"
+#include "framework/train/sliced_tensors.h"
 #include "framework/train/trainer.h"
 
 namespace carry {
@@ -20,8 +25,8 @@ namespace {
 
 constexpr char kConfig[] = "config.json";
 constexpr char kWeights[] = "model.safetensors";
-constexpr char kOptimizer[] = "optimizer.safetensors";
-constexpr char kCarries[] = "carries.safetensors";
+constexpr char kOptimizer[] = "optimizer";  // stems of sliced files
+constexpr char kCarries[] = "carries";
 constexpr char kRecipe[] = "recipe.textproto";
 constexpr char kTokenizer[] = "tokenizer.model";
 constexpr char kState[] = "state.json";
@@ -53,29 +58,44 @@ std::string CarryName(int64_t layer, const std::string& field) {
   return absl::StrCat("layers.", layer, ".", field);
 }
 
-// Copies a tensor of `file` into `out`, which has its shape.
-absl::Status Load(const SafetensorsFile& file, const std::string& name,
-                  const Shape& shape, float* out) {
-  const TensorView* tensor = file.Find(name);
-  if (tensor == nullptr) {
-    return absl::NotFoundError(
-        absl::StrCat(file.path(), ": there is no tensor ", name,
-                     "; the checkpoint is of another model"));
+using OwnFiles = std::map<std::string, std::vector<TensorToWrite>>;
+
+// Writes this rank's files and says to rank 0 what they are, a line each: name,
+// size and checksum; or "!" and why it failed.
+std::string WriteFiles(const std::string& folder, const OwnFiles& files) {
+  std::string report;
+  for (const auto& [name, tensors] : files) {
+    absl::Status status = WriteSafetensors(JoinPath(folder, name), tensors);
+    if (status.ok()) {
+      absl::StatusOr<CheckpointFile> file = DescribeFile(folder, name);
+      status = file.status();
+      if (file.ok()) {
+        absl::StrAppend(&report, file->name, " ", file->size, " ",
+                        file->checksum, "\n");
+      }
+    }
+    if (!status.ok()) return absl::StrCat("!", status.message());
   }
-  if (tensor->shape != shape) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        file.path(), ": ", name, " has shape ", ToString(tensor->shape),
-        ", this recipe wants ", ToString(shape),
-        "; resume with the recipe that the checkpoint holds"));
-  }
-  return CopyAsFloat(*tensor, absl::MakeSpan(out, Product(shape)));
+  return report;
 }
 
-absl::Status AddSafetensors(const std::string& name,
-                            const std::vector<TensorToWrite>& tensors,
-                            CheckpointWriter& writer) {
-  absl::Status status = WriteSafetensors(writer.PathOf(name), tensors);
-  return status.ok() ? writer.AddWritten(name) : status;
+absl::Status AddReport(const std::string& report, size_t rank,
+                       CheckpointWriter& writer) {
+  if (absl::StartsWith(report, "!")) {
+    return absl::UnknownError(
+        absl::StrCat("rank ", rank, ": ", report.substr(1)));
+  }
+  for (absl::string_view line :
+       absl::StrSplit(report, '\n', absl::SkipEmpty())) {
+    const std::vector<std::string> words = absl::StrSplit(line, ' ');
+    CheckpointFile file;
+    CARRY_CHECK(words.size() == 3 && absl::SimpleAtoi(words[1], &file.size));
+    file.name = words[0];
+    file.checksum = words[2];
+    absl::Status status = writer.AddDescribed(file);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -91,11 +111,42 @@ std::string Trainer::StateJson() const {
   return json.dump(2) + "\n";
 }
 
-absl::StatusOr<std::string> Trainer::Save() {
-  absl::StatusOr<CheckpointWriter> writer =
-      CheckpointWriter::Create(checkpoints(), step_, "carry " CARRY_VERSION,
-                               3 * learner_->model().parameters().size() * 4);
-  if (!writer.ok()) return writer.status();
+// The files that every rank writes for itself, and those of rank 0.
+std::map<std::string, std::vector<TensorToWrite>> Trainer::TensorFiles(
+    const std::vector<Carry>& carries) {
+  const int rank = ranks_.rank(), size = ranks_.size();
+  const LanguageModel& model = learner_->model();
+  OwnFiles files;
+  if (rank == 0) files[kWeights] = WeightsToWrite(model);
+  std::vector<TensorToWrite>& moments =
+      files[SlicedFileName(kOptimizer, rank, size)];
+  for (const AdamWOptimizer::Slice& s : learner_->optimizer().Slices()) {
+    const Parameter& p = *s.parameter;
+    moments.push_back(
+        SliceToWrite("m." + p.name(), p.shape(), s.begin, s.end, s.m));
+    moments.push_back(
+        SliceToWrite("v." + p.name(), p.shape(), s.begin, s.end, s.v));
+  }
+  if (carries.empty()) return files;
+  const int64_t batch = recipe_.training().batch_size();
+  const int64_t first = ranks_.Rows(batch).begin;
+  std::vector<TensorToWrite>& carried =
+      files[SlicedFileName(kCarries, rank, size)];
+  for (size_t l = 0; l < carries.size(); ++l) {
+    for (size_t f = 0; f < carries[l].fields(); ++f) {
+      const Tensor& t = carries[l].field(f);
+      Shape shape = t.shape();
+      shape[0] = batch;
+      const int64_t row = t.size() / t.dim(0);
+      carried.push_back(SliceToWrite(CarryName(l, model.carry_spec(l)[f].name),
+                                     shape, first * row, first * row + t.size(),
+                                     t.f32()));
+    }
+  }
+  return files;
+}
+
+absl::Status Trainer::AddCommonFiles(CheckpointWriter& writer) {
   absl::StatusOr<std::string> recipe = RecipeText(recipe_);
   if (!recipe.ok()) return recipe.status();
   std::map<std::string, std::string> files = {
@@ -109,73 +160,87 @@ absl::StatusOr<std::string> Trainer::Save() {
     files[kTokenizer] = *std::move(model);
   }
   for (const auto& [name, bytes] : files) {
-    absl::Status status = writer->AddFile(name, bytes);
+    absl::Status status = writer.AddFile(name, bytes);
     if (!status.ok()) return status;
   }
+  return absl::OkStatus();
+}
 
-  LanguageModel& model = learner_->model();
-  std::vector<TensorToWrite> moments;
-  for (const auto& p : model.parameters().parameters()) {
-    const AdamWOptimizer& optimizer = learner_->optimizer();
-    moments.push_back({"m." + p->name(), DType::kF32, p->shape(),
-                       optimizer.m().f32() + p->offset()});
-    moments.push_back({"v." + p->name(), DType::kF32, p->shape(),
-                       optimizer.v().f32() + p->offset()});
+// Commits what all ranks wrote; the path, or "!" and why it failed.
+std::string Trainer::CommitOnRoot(const std::vector<std::string>& reports,
+                                  CheckpointWriter& writer) {
+  absl::Status status;
+  for (size_t r = 0; r < reports.size() && status.ok(); ++r) {
+    status = AddReport(reports[r], r, writer);
   }
-  const std::vector<Carry> carries = learner_->GetCarries();
-  std::vector<TensorToWrite> carried;
-  for (size_t l = 0; l < carries.size(); ++l) {
-    for (size_t f = 0; f < carries[l].fields(); ++f) {
-      const Tensor& t = carries[l].field(f);
-      carried.push_back({CarryName(l, model.carry_spec(l)[f].name), DType::kF32,
-                         t.shape(), t.data()});
+  if (status.ok()) status = AddCommonFiles(writer);
+  if (!status.ok()) return absl::StrCat("!", status.message());
+  absl::StatusOr<std::string> path = writer.Commit();
+  if (!path.ok()) return absl::StrCat("!", path.status().message());
+  status = PruneCheckpoints(checkpoints(), recipe_.checkpoint().keep());
+  return status.ok() ? *path : absl::StrCat("!", status.message());
+}
+
+// Rank 0 makes the folder and commits it; every rank writes its own files. An
+// error anywhere reaches all ranks, so that all go on or all stop.
+absl::StatusOr<std::string> Trainer::Save() {
+  std::optional<CheckpointWriter> writer;  // on rank 0
+  std::string folder;  // or "!" and why it could not be made
+  if (ranks_.rank() == 0) {
+    absl::StatusOr<CheckpointWriter> created =
+        CheckpointWriter::Create(checkpoints(), step_, "carry " CARRY_VERSION,
+                                 3 * learner_->model().parameters().size() * 4);
+    if (created.ok()) {
+      writer.emplace(*std::move(created));
+      folder = writer->folder();
+    } else {
+      folder = absl::StrCat("!", created.status().message());
     }
   }
-  absl::Status status =
-      AddSafetensors(kWeights, WeightsToWrite(model), *writer);
-  if (status.ok()) status = AddSafetensors(kOptimizer, moments, *writer);
-  if (status.ok() && !carried.empty()) {
-    status = AddSafetensors(kCarries, carried, *writer);
+  absl::Status status = ranks_.Broadcast(folder);
+  if (!status.ok()) return status;
+  if (absl::StartsWith(folder, "!")) {
+    return absl::UnknownError(folder.substr(1));
   }
+  const std::vector<Carry> carries = learner_->GetCarries();
+  absl::StatusOr<std::vector<std::string>> reports =
+      ranks_.Gather(WriteFiles(folder, TensorFiles(carries)));
+  if (!reports.ok()) return reports.status();
+  std::string outcome;
+  if (ranks_.rank() == 0) outcome = CommitOnRoot(*reports, *writer);
+  status = ranks_.Broadcast(outcome);
   if (!status.ok()) return status;
-  absl::StatusOr<std::string> path = writer->Commit();
-  if (!path.ok()) return path;
-  // The new checkpoint is safe; what cannot be removed is only untidy.
-  status = PruneCheckpoints(checkpoints(), recipe_.checkpoint().keep());
-  if (!status.ok()) return status;
-  return path;
+  if (absl::StartsWith(outcome, "!")) {
+    return absl::UnknownError(outcome.substr(1));
+  }
+  return outcome;
 }
 
 absl::StatusOr<FoundCheckpoint> Trainer::Resume() {
   absl::StatusOr<FoundCheckpoint> found = FindNewestCheckpoint(checkpoints());
   if (!found.ok()) return found.status();
-  const std::string* folder = &found->path;
-  absl::StatusOr<SafetensorsFolder> weights = SafetensorsFolder::Open(*folder);
+  const std::string& folder = found->path;
+  absl::StatusOr<SafetensorsFolder> weights = SafetensorsFolder::Open(folder);
   if (!weights.ok()) return weights.status();
-  absl::Status status = LoadWeights(*weights, *folder, learner_->model());
-  if (status.ok()) status = LoadOptimizer(*folder);
-  if (status.ok()) status = LoadState(*folder);
-  // Not there: every step so far was skipped, so carries are still zeros.
-  // (A file that was lost does not get here: the manifest lists it.)
-  if (status.ok() && recipe_.data().packing() == config::Data::CARRIED &&
-      PathExists(JoinPath(*folder, kCarries))) {
-    status = LoadCarries(*folder);
+  absl::Status status = LoadWeights(*weights, folder, learner_->model());
+  if (status.ok()) status = LoadOptimizer(folder);
+  if (status.ok()) status = LoadState(folder);
+  if (status.ok() && recipe_.data().packing() == config::Data::CARRIED) {
+    status = LoadCarries(folder);
   }
   if (!status.ok()) return status;
   return found;
 }
 
 absl::Status Trainer::LoadOptimizer(const std::string& folder) {
-  absl::StatusOr<SafetensorsFile> file =
-      SafetensorsFile::Open(JoinPath(folder, kOptimizer));
-  if (!file.ok()) return file.status();
-  for (const auto& p : learner_->model().parameters().parameters()) {
-    const AdamWOptimizer& optimizer = learner_->optimizer();
-    absl::Status status = Load(*file, "m." + p->name(), p->shape(),
-                               optimizer.m().f32() + p->offset());
+  absl::StatusOr<SlicedReader> reader = SlicedReader::Open(folder, kOptimizer);
+  if (!reader.ok()) return reader.status();
+  for (const AdamWOptimizer::Slice& s : learner_->optimizer().Slices()) {
+    const Parameter& p = *s.parameter;
+    absl::Status status =
+        reader->Read("m." + p.name(), p.shape(), s.begin, s.end, s.m);
     if (status.ok()) {
-      status = Load(*file, "v." + p->name(), p->shape(),
-                    optimizer.v().f32() + p->offset());
+      status = reader->Read("v." + p.name(), p.shape(), s.begin, s.end, s.v);
     }
     if (!status.ok()) return status;
   }
@@ -218,17 +283,26 @@ absl::Status Trainer::LoadState(const std::string& folder) {
 }
 
 absl::Status Trainer::LoadCarries(const std::string& folder) {
-  absl::StatusOr<SafetensorsFile> file =
-      SafetensorsFile::Open(JoinPath(folder, kCarries));
-  if (!file.ok()) return file.status();
+  absl::StatusOr<SlicedReader> reader = SlicedReader::Open(folder, kCarries);
+  // Not there: every step so far was skipped, so carries are still zeros. (A
+  // file that was lost does not get here: the manifest lists it.)
+  if (absl::IsNotFound(reader.status())) return absl::OkStatus();
+  if (!reader.ok()) return reader.status();
+  const int64_t batch = recipe_.training().batch_size();
+  const Range rows = ranks_.Rows(batch);
+  if (rows.size() == 0) return absl::OkStatus();
   std::vector<Carry> carries;
   for (int64_t l = 0; l < learner_->model().layers(); ++l) {
     const CarrySpec& spec = learner_->model().carry_spec(l);
-    carries.push_back(Carry::Empty(spec, recipe_.training().batch_size()));
+    carries.push_back(Carry::Empty(spec, rows.size()));
     for (size_t f = 0; f < spec.size(); ++f) {
       const Tensor& t = carries.back().field(f);
+      Shape shape = t.shape();
+      shape[0] = batch;
+      const int64_t row = t.size() / t.dim(0);
       absl::Status status =
-          Load(*file, CarryName(l, spec[f].name), t.shape(), t.f32());
+          reader->Read(CarryName(l, spec[f].name), shape, rows.begin * row,
+                       rows.end * row, t.f32());
       if (!status.ok()) return status;
     }
   }

@@ -45,10 +45,13 @@ CarryVars ToVars(const Carry& carry, bool needs_grad) {
   return vars;
 }
 
-double Sum(const Tensor& nll) {
-  double sum = 0;
-  for (int64_t i = 0; i < nll.size(); ++i) sum += nll.f32()[i];
-  return sum;
+// Sums of nll [B, T] by row.
+void SumRows(const Tensor& nll, int64_t batch, double* sums) {
+  const int64_t time = nll.size() / batch;
+  for (int64_t b = 0; b < batch; ++b) {
+    sums[b] = 0;
+    for (int64_t t = 0; t < time; ++t) sums[b] += nll.f32()[b * time + t];
+  }
 }
 
 // A chunk whose tape waits for backward. The tape's closures point into
@@ -70,11 +73,13 @@ class Pass {
   absl::Status Forward(const ChunkSpan& span, std::vector<Carry>* edge);
   // Forward with a tape. `edge` == nullptr: first run, carries are exchanged;
   // otherwise they are the stored ones.
-  absl::Status Record(const ChunkSpan& span, const std::vector<Carry>* edge);
+  // `last`: no other chunk of this pass runs backward after this one.
+  absl::Status Record(const ChunkSpan& span, const std::vector<Carry>* edge,
+                      bool last);
   // Loss and backward of the chunk recorded last. The head runs here, not in
   // Record: it adds to its gradient at once, and the order of these sums must
   // not depend on which tapes are kept.
-  absl::StatusOr<double> Backward();
+  absl::Status Backward(double* row_nll);
 
  private:
   // A recorded layer: exchanges carries and their gradients around it.
@@ -147,8 +152,8 @@ absl::Status Pass::RecordLayer(int64_t layer, int64_t chunk, RecordedChunk& r,
   return send ? exchange_.Outgoing(layer, chunk, out) : absl::OkStatus();
 }
 
-absl::Status Pass::Record(const ChunkSpan& span,
-                          const std::vector<Carry>* edge) {
+absl::Status Pass::Record(const ChunkSpan& span, const std::vector<Carry>* edge,
+                          bool last) {
   recorded_.push_back(std::make_unique<RecordedChunk>(ChunkData(batch_, span)));
   RecordedChunk& r = *recorded_.back();
   r.tape.SetObserver(options_.observer);
@@ -162,6 +167,9 @@ absl::Status Pass::Record(const ChunkSpan& span,
       if (!received.ok()) return received.status();
       in = *std::move(received);
     }
+    if (last && options_.layer_done) {
+      r.tape.Record([this, l]() { return options_.layer_done(l); });
+    }
     absl::Status status = RecordLayer(l, span.index, r, std::move(in),
                                       edge == nullptr, &r.hidden);
     if (!status.ok()) return status;
@@ -169,16 +177,15 @@ absl::Status Pass::Record(const ChunkSpan& span,
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> Pass::Backward() {
+absl::Status Pass::Backward(double* row_nll) {
   CARRY_CHECK(!recorded_.empty());
   const std::unique_ptr<RecordedChunk> r = std::move(recorded_.back());
   recorded_.pop_back();
-  const double nll = Sum(model_.Loss(r->tape, r->hidden, r->data.targets.data(),
-                                     options_.loss_weight));
+  SumRows(model_.Loss(r->tape, r->hidden, r->data.targets.data(),
+                      options_.loss_weight),
+          batch_.batch, row_nll);
   r->hidden = {};
-  absl::Status status = r->tape.RunBackward();
-  if (!status.ok()) return status;
-  return nll;
+  return r->tape.RunBackward();
 }
 
 }  // namespace
@@ -205,7 +212,7 @@ absl::StatusOr<std::vector<double>> RunStreamedPass(
     const StreamedPassOptions& options) {
   Pass pass(model, batch, exchange, options);
   const int64_t n = static_cast<int64_t>(spans.size());
-  std::vector<double> nll(n);
+  std::vector<double> nll(n * batch.batch);
   if (n == 0) return nll;
   const int64_t longest = spans[0].end - spans[0].begin;
   const int64_t kept = std::min(
@@ -213,18 +220,17 @@ absl::StatusOr<std::vector<double>> RunStreamedPass(
   std::vector<std::vector<Carry>> edges(n);
   for (int64_t i = 0; i < n; ++i) {
     absl::Status status = i < n - kept ? pass.Forward(spans[i], &edges[i])
-                                       : pass.Record(spans[i], nullptr);
+                                       : pass.Record(spans[i], nullptr, i == 0);
     if (!status.ok()) return status;
   }
   for (int64_t i = n - 1; i >= 0; --i) {
     if (i < n - kept) {
-      absl::Status status = pass.Record(spans[i], &edges[i]);
+      absl::Status status = pass.Record(spans[i], &edges[i], i == 0);
       if (!status.ok()) return status;
       edges[i].clear();
     }
-    absl::StatusOr<double> sum = pass.Backward();
-    if (!sum.ok()) return sum.status();
-    nll[i] = *sum;
+    absl::Status status = pass.Backward(nll.data() + i * batch.batch);
+    if (!status.ok()) return status;
   }
   return nll;
 }

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -47,11 +48,14 @@ struct StreamedPassOptions {
   float loss_weight = 1;
   int64_t tape_memory_budget = 0;
   Tape::Observer observer;  // sees every named tensor and its gradient
+  // Called when a layer's parameters have all gradients of this pass, last
+  // layer first.
+  std::function<absl::Status(int64_t layer)> layer_done;
 };
 
 // Runs `spans` (in order; on one rank of several, the rank's own) of `batch`
-// through the model, adds gradients to its parameters, and returns the sum of
-// nll over targets for each span. Chunks' sums are added up in fp64 in order.
+// through the model, adds gradients to its parameters, and returns the sums of
+// nll over targets, [spans][B], each in fp64 and in order.
 absl::StatusOr<std::vector<double>> RunStreamedPass(
     LanguageModel& model, const SequenceBatch& batch,
     const std::vector<ChunkSpan>& spans, CarryExchange& exchange,

@@ -10,8 +10,9 @@
 namespace carry {
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
-    const config::Recipe& recipe, const std::string& run_folder) {
-  std::unique_ptr<Trainer> trainer(new Trainer(recipe, run_folder));
+    const config::Recipe& recipe, const std::string& run_folder,
+    Distribution& ranks) {
+  std::unique_ptr<Trainer> trainer(new Trainer(recipe, run_folder, ranks));
   absl::Status status = trainer->Open();
   if (!status.ok()) return status;
   return trainer;
@@ -49,23 +50,32 @@ absl::Status Trainer::Open() {
                      "; with these sizes the data can be addressed for ",
                      batches_->max_steps(), " steps; lower it"));
   }
-  learner_ = std::make_unique<Learner>(recipe_);
+  learner_ = std::make_unique<Learner>(recipe_, ranks_);
   return absl::OkStatus();
 }
 
 absl::StatusOr<StepReport> Trainer::Step() {
   CARRY_CHECK(!done());
-  const Batch batch = batches_->Get(step_);
+  const config::Training& training = recipe_.training();
+  const int64_t length = training.sequence_length();
+  const Range rows = ranks_.Rows(training.batch_size());
+  const int64_t size = rows.size() * length;
+  std::vector<int32_t> tokens(size), targets(size);
+  std::vector<uint8_t> document_start(size);
+  batches_->Fill(
+      step_, rows.begin, rows.size(), 0, length,
+      {tokens.data(), targets.data(), document_start.data(), length});
   SequenceBatch view;
-  view.batch = batch.rows;
-  view.length = view.stride = batch.length;
-  view.tokens = batch.tokens.data();
-  view.targets = batch.targets.data();
-  view.document_start = batch.document_start.data();
-  absl::StatusOr<UpdateResult> update = learner_->Update(view, step_);
+  view.batch = rows.size();
+  view.length = view.stride = length;
+  view.tokens = tokens.data();
+  view.targets = targets.data();
+  view.document_start = document_start.data();
+  absl::StatusOr<UpdateResult> update =
+      learner_->Update(view, batches_->NumTargets(step_), step_);
   if (!update.ok()) return update.status();
   ++step_;
-  tokens_ += batch.rows * batch.length;
+  tokens_ += training.batch_size() * length;
   nonfinite_in_a_row_ = update->nonfinite.empty() ? 0 : nonfinite_in_a_row_ + 1;
   if (nonfinite_in_a_row_ >= recipe_.training().max_nonfinite_steps()) {
     return absl::FailedPreconditionError(absl::StrCat(

@@ -6,19 +6,27 @@
 //     config.json, model.safetensors    as Hugging Face loads them
 //     optimizer.safetensors             m.<parameter>, v.<parameter>
 //     carries.safetensors               CARRIED only: layers.<l>.<field>
+//                                       (both in a file a rank,
+//                                       framework/train/sliced_tensors.h)
 //     recipe.textproto                  the recipe of the run that saved it
 //     tokenizer.model                   SentencePiece only
 //     state.json                        step, counters, position in the data
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "framework/data/batches.h"
 #include "framework/io/checkpoint_folder.h"
+#include "framework/io/safetensors.h"
+#include "framework/train/distribution.h"
 #include "framework/train/evaluate.h"
 #include "framework/train/learner.h"
 #include "framework/train/memory_plan.h"
@@ -38,9 +46,10 @@ class Trainer {
  public:
   // Opens the data, refuses what does not fit in memory, and initialises.
   // `recipe` is resolved but for the vocabulary of a tokenizer file. Nothing
-  // is written before the first Save.
+  // is written before the first Save. `ranks` must outlive the trainer.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(
-      const config::Recipe& recipe, const std::string& run_folder);
+      const config::Recipe& recipe, const std::string& run_folder,
+      Distribution& ranks);
 
   // Goes on from the newest committed checkpoint of the run folder and says
   // which it was and which damaged ones were passed over. kNotFound if there is
@@ -71,10 +80,16 @@ class Trainer {
   LanguageModel& model() { return learner_->model(); }
 
  private:
-  Trainer(const config::Recipe& recipe, std::string run_folder)
-      : recipe_(recipe), run_folder_(std::move(run_folder)) {}
+  Trainer(const config::Recipe& recipe, std::string run_folder,
+          Distribution& ranks)
+      : recipe_(recipe), run_folder_(std::move(run_folder)), ranks_(ranks) {}
   absl::Status Open();
   std::string checkpoints() const { return run_folder_ + "/checkpoints"; }
+  std::map<std::string, std::vector<TensorToWrite>> TensorFiles(
+      const std::vector<Carry>& carries);
+  absl::Status AddCommonFiles(CheckpointWriter& writer);
+  std::string CommitOnRoot(const std::vector<std::string>& reports,
+                           CheckpointWriter& writer);
   std::string StateJson() const;
   absl::Status LoadState(const std::string& folder);
   absl::Status LoadOptimizer(const std::string& folder);
@@ -82,6 +97,7 @@ class Trainer {
 
   config::Recipe recipe_;
   std::string run_folder_;
+  Distribution& ranks_;
   TrainingData data_;
   std::unique_ptr<BatchStream> batches_;
   MemoryPlan plan_;

@@ -15,6 +15,7 @@ config::Recipe TinyRecipe() {
   *recipe.mutable_model() = TinyModelConfig();
   config::Training& training = *recipe.mutable_training();
   training.set_steps(1000);
+  training.set_batch_size(6);
   training.set_seed(3);
   training.set_precision(config::Training::FP32);
   config::Optimizer& optimizer = *recipe.mutable_optimizer();
@@ -29,10 +30,12 @@ config::Recipe TinyRecipe() {
 }
 
 std::vector<float> Train(const config::Recipe& recipe, int steps) {
-  Learner learner(recipe);
+  SingleRank ranks;
+  Learner learner(recipe, ranks);
   for (int step = 0; step < steps; ++step) {
     const TinyBatch batch(6, 20, 37, 8, step);
-    absl::StatusOr<UpdateResult> result = learner.Update(batch.view, step);
+    absl::StatusOr<UpdateResult> result =
+        learner.Update(batch.view, batch.count, step);
     EXPECT_TRUE(result.ok()) << result.status();
     EXPECT_EQ(result->nonfinite, "");
     EXPECT_EQ(result->targets, batch.count);
@@ -64,26 +67,28 @@ TEST(Learner, CarriedRowsGoOnWhereTheyStopped) {
   recipe.mutable_data()->set_packing(config::Data::CARRIED);
   recipe.mutable_optimizer()->set_learning_rate(0);
   recipe.mutable_training()->set_micro_batch_size(2);
+  recipe.mutable_training()->set_batch_size(3);
   const TinyBatch both(3, 32, 37, 0);
-  Learner whole(recipe), halves(recipe);
-  ASSERT_TRUE(whole.Update(both.view, 0).ok());
+  SingleRank ranks;
+  Learner whole(recipe, ranks), halves(recipe, ranks);
+  ASSERT_TRUE(whole.Update(both.view, both.count, 0).ok());
   SequenceBatch half = both.view;
   half.length = 16;
-  ASSERT_TRUE(halves.Update(half, 0).ok());
+  ASSERT_TRUE(halves.Update(half, both.count, 0).ok());
   const std::vector<Carry> kept = halves.GetCarries();
   half.tokens += 16;
   half.targets += 16;
   half.document_start += 16;
-  ASSERT_TRUE(halves.Update(half, 1).ok());
+  ASSERT_TRUE(halves.Update(half, both.count, 1).ok());
   for (int64_t l = 0; l < whole.model().layers(); ++l) {
     EXPECT_LT(RelativeError(Values(halves.GetCarries()[l].flat()),
                             Values(whole.GetCarries()[l].flat())),
               1e-5);
   }
   // Set and get are inverses, across micro-batches.
-  Learner other(recipe);
+  Learner other(recipe, ranks);
   other.SetCarries(kept);
-  ASSERT_TRUE(other.Update(half, 1).ok());
+  ASSERT_TRUE(other.Update(half, both.count, 1).ok());
   for (int64_t l = 0; l < whole.model().layers(); ++l) {
     EXPECT_TRUE(Values(other.GetCarries()[l].flat()) ==
                 Values(halves.GetCarries()[l].flat()));
@@ -91,16 +96,19 @@ TEST(Learner, CarriedRowsGoOnWhereTheyStopped) {
 }
 
 TEST(Learner, NamesWhatIsNotFinite) {
-  const config::Recipe recipe = TinyRecipe();
+  config::Recipe recipe = TinyRecipe();
+  recipe.mutable_training()->set_batch_size(2);
   const TinyBatch batch(2, 20, 37, 0);
   {
-    Learner learner(recipe);
+    SingleRank ranks;
+    Learner learner(recipe, ranks);
     Parameter* p =
         learner.model().parameters().Find("backbone.layers.1.mixer.D");
     p->value().f32()[3] = std::numeric_limits<float>::infinity();
     const std::vector<float> before =
         Values(learner.model().parameters().values());
-    absl::StatusOr<UpdateResult> result = learner.Update(batch.view, 0);
+    absl::StatusOr<UpdateResult> result =
+        learner.Update(batch.view, batch.count, 0);
     ASSERT_TRUE(result.ok());
     EXPECT_NE(result->nonfinite.find("backbone.layers.1.mixer.D"),
               std::string::npos)
@@ -110,11 +118,13 @@ TEST(Learner, NamesWhatIsNotFinite) {
   }
   {
     // Finite parameters whose product overflows in layer 2.
-    Learner learner(recipe);
+    SingleRank ranks;
+    Learner learner(recipe, ranks);
     Parameter* p = learner.model().parameters().Find(
         "backbone.layers.2.mixer.in_proj.weight");
     for (int64_t i = 0; i < p->size(); ++i) p->value().f32()[i] = 3e38f;
-    absl::StatusOr<UpdateResult> result = learner.Update(batch.view, 0);
+    absl::StatusOr<UpdateResult> result =
+        learner.Update(batch.view, batch.count, 0);
     ASSERT_TRUE(result.ok());
     EXPECT_EQ(result->nonfinite.find("backbone.layers.2.mixer.in_proj"), 0u)
         << result->nonfinite;
@@ -156,11 +166,13 @@ TEST(Learner, LearnsToCopy) {
   const int steps = 400;
   recipe.mutable_training()->set_steps(steps);
   recipe.mutable_training()->set_chunk_length(8);
+  recipe.mutable_training()->set_batch_size(32);
   recipe.mutable_optimizer()->set_learning_rate(6e-3);
   recipe.mutable_optimizer()->set_warmup_steps(20);
   recipe.mutable_optimizer()->set_weight_decay(0.01);
   recipe.mutable_optimizer()->set_schedule(config::Optimizer::COSINE);
-  Learner learner(recipe);
+  SingleRank ranks;
+  Learner learner(recipe, ranks);
 
   const int64_t batch = 32, half = 8, length = 2 * half + 1, mark = 11;
   const auto make = [&](uint64_t seed, std::vector<int32_t>* tokens,
@@ -187,7 +199,8 @@ TEST(Learner, LearnsToCopy) {
     view.length = view.stride = length;
     view.tokens = tokens.data();
     view.targets = targets.data();
-    absl::StatusOr<UpdateResult> result = learner.Update(view, step);
+    absl::StatusOr<UpdateResult> result =
+        learner.Update(view, batch * half, step);
     ASSERT_TRUE(result.ok() && result->nonfinite.empty());
   }
   make(1'000'000, &tokens, &targets);  // never seen

@@ -56,7 +56,7 @@ class TrainerTest : public testing::Test {
   std::unique_ptr<Trainer> Make(const config::Recipe& recipe,
                                 const std::string& run = "run") {
     absl::StatusOr<std::unique_ptr<Trainer>> trainer =
-        Trainer::Create(recipe, root_ + "/" + run);
+        Trainer::Create(recipe, root_ + "/" + run, ranks_);
     EXPECT_TRUE(trainer.ok()) << trainer.status();
     return trainer.ok() ? *std::move(trainer) : nullptr;
   }
@@ -74,6 +74,7 @@ class TrainerTest : public testing::Test {
   }
 
   std::string root_;
+  SingleRank ranks_;
 };
 
 std::string Bytes(const std::string& path) {
@@ -215,7 +216,7 @@ TEST_F(TrainerTest, RefusesWhatDoesNotFit) {
   recipe.mutable_model()->mutable_mamba()->clear_time_step_rank();
   ASSERT_TRUE(ResolveModel(recipe.mutable_model()).ok());
   absl::StatusOr<std::unique_ptr<Trainer>> trainer =
-      Trainer::Create(recipe, root_ + "/run");
+      Trainer::Create(recipe, root_ + "/run", ranks_);
   ASSERT_FALSE(trainer.ok());
   EXPECT_EQ(trainer.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_NE(trainer.status().message().find("TiB"), std::string::npos)
