@@ -1,4 +1,5 @@
 #include <dlfcn.h>
+#include <link.h>
 
 #include <algorithm>
 #include <functional>
@@ -29,7 +30,24 @@ constexpr size_t kMaxEncode = 1 << 20;
 constexpr size_t kMaxHeld = 256;
 constexpr char kReplacement[] = "\xef\xbf\xbd";  // U+FFFD.
 
+// Whether a Protocol Buffers is loaded whose symbols would take the place of
+// those inside SentencePiece; it would abort then.
+bool SharedProtobufIsLoaded() {
+  return dl_iterate_phdr(
+             [](dl_phdr_info* info, size_t, void*) {
+               const absl::string_view path = info->dlpi_name;
+               return absl::StrContains(path, "/libprotobuf") ? 1 : 0;
+             },
+             nullptr) != 0;
+}
+
 absl::StatusOr<const SentencePieceApi*> LoadPlugin() {
+  if (SharedProtobufIsLoaded()) {
+    return absl::UnavailableError(
+        "cannot load SentencePiece: this program has loaded libprotobuf.so, "
+        "with which it cannot share a process; link Protocol Buffers "
+        "statically (target carry_protobuf), or use byte tokens");
+  }
   // RTLD_LOCAL keeps its symbols, a second Protocol Buffers among them, from
   // the rest of the program.
   static void* const plugin = dlopen(kPlugin, RTLD_NOW | RTLD_LOCAL);

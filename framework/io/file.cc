@@ -290,8 +290,7 @@ absl::Status OutputFile::Rewrite(int64_t offset, absl::string_view bytes) {
 }
 
 absl::Status OutputFile::Flush() {
-  const absl::Status status =
-      WriteAll(fd_, path_, buffer_.data(), buffer_.size());
+  absl::Status status = WriteAll(fd_, path_, buffer_.data(), buffer_.size());
   buffer_.clear();
   return status;
 }

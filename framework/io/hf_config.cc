@@ -99,11 +99,18 @@ class Fields {
   }
 
   double Positive(const char* key, double missing) {
+    const double value = NotNegative(key, missing);
+    if (value > 0) return value;
+    Fail(absl::StrCat("\"", key, "\" must be above 0"));
+    return missing;
+  }
+
+  double NotNegative(const char* key, double missing) {
     if (!Has(key)) return missing;
     const Json& value = json_[key];
     if (!value.is_number() || !std::isfinite(value.get<double>()) ||
-        value.get<double>() <= 0) {
-      Fail(absl::StrCat("\"", key, "\" must be a number above 0, not ",
+        value.get<double>() < 0) {
+      Fail(absl::StrCat("\"", key, "\" must be a number, not negative, not ",
                         Shown(value)));
       return missing;
     }
@@ -167,7 +174,7 @@ void ReadTransformers(Fields& fields, config::Model* model) {
   model->set_vocab_size(fields.Size("vocab_size", kMaxVocabulary, 0));
   model->set_tie_embeddings(fields.Bool("tie_word_embeddings", true));
   model->set_norm_epsilon(fields.Positive("layer_norm_epsilon", 1e-5));
-  model->set_initializer_range(fields.Positive("initializer_range", 0.1));
+  model->set_initializer_range(fields.NotNegative("initializer_range", 0.1));
   model->set_rescale_prenorm_residual(
       fields.Bool("rescale_prenorm_residual", false));
   config::Mamba& mamba = *model->mutable_mamba();

@@ -37,7 +37,7 @@ class TempDir {
 
   // Writes a file, with the folders above it, and returns its path.
   std::string Write(const std::string& name, const std::string& bytes) const {
-    const std::string path = *this / name;
+    std::string path = *this / name;
     std::filesystem::create_directories(
         std::filesystem::path(path).parent_path());
     std::ofstream out(path, std::ios::binary);
@@ -72,25 +72,24 @@ inline std::string Slurp(const std::string& path) {
   return bytes.str();
 }
 
+// Whether `status` fails with a message that holds `text`.
+inline testing::AssertionResult Fails(const absl::Status& status,
+                                      const std::string& text) {
+  if (status.ok()) return testing::AssertionFailure() << "no error";
+  if (status.message().find(text) != absl::string_view::npos) {
+    return testing::AssertionSuccess();
+  }
+  return testing::AssertionFailure()
+         << status.ToString() << "\n  does not hold: " << text;
+}
+
+inline testing::AssertionResult Succeeds(const absl::Status& status) {
+  if (status.ok()) return testing::AssertionSuccess();
+  return testing::AssertionFailure() << status.ToString();
+}
+
 }  // namespace carry
 
-// `status` fails, and its message holds `text`.
-#define EXPECT_ERROR(status, text)                          \
-  do {                                                      \
-    const absl::Status expect_error_status = (status);      \
-    EXPECT_FALSE(expect_error_status.ok());                 \
-    EXPECT_THAT(std::string(expect_error_status.message()), \
-                testing::HasSubstr(text));                  \
-  } while (false)
-
-#define ASSERT_STATUS_OK(expression)                                   \
-  do {                                                                 \
-    const absl::Status assert_ok_status = (expression);                \
-    ASSERT_TRUE(assert_ok_status.ok()) << assert_ok_status.ToString(); \
-  } while (false)
-
-#define EXPECT_STATUS_OK(expression)                                   \
-  do {                                                                 \
-    const absl::Status expect_ok_status = (expression);                \
-    EXPECT_TRUE(expect_ok_status.ok()) << expect_ok_status.ToString(); \
-  } while (false)
+#define EXPECT_ERROR(status, text) EXPECT_TRUE(carry::Fails(status, text))
+#define EXPECT_STATUS_OK(status) EXPECT_TRUE(carry::Succeeds(status))
+#define ASSERT_STATUS_OK(status) ASSERT_TRUE(carry::Succeeds(status))

@@ -278,12 +278,14 @@ TEST_F(BatchesTest, StepsMayBeAskedForInAnyOrder) {
   const auto forward = Stream(o);
   const auto backward = Stream(o);
   std::vector<Batch> batches;
+  batches.reserve(40);
   for (int64_t k = 0; k < 40; ++k) batches.push_back(forward->Get(k));
   for (int64_t k = 39; k >= 0; --k) {
     EXPECT_EQ(backward->Get(k).tokens, batches[k].tokens);
   }
   // And from several threads.
   std::vector<std::thread> threads;
+  threads.reserve(4);
   std::vector<int> wrong(4);
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&, i] {
@@ -303,6 +305,7 @@ TEST_F(BatchesTest, TheShuffleDependsOnSeedAndEpoch) {
     return Stream({50, 1, Packing::kPacked, shuffle, seed})->Get(epoch).tokens;
   };
   std::vector<int32_t> in_order;
+  in_order.reserve(50);
   for (int i = 0; i < 50; ++i) in_order.push_back(i * 1000);
   EXPECT_EQ(order(1, 0, false), in_order);
   EXPECT_EQ(order(1, 5, false), in_order);

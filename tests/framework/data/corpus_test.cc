@@ -10,7 +10,7 @@ namespace {
 // Takes text only; ids are bytes + 1000, but letters in upper case vanish.
 class FakeTokenizer : public Tokenizer {
  public:
-  int64_t vocab_size() const override { return 1256; }
+  int64_t vocab_size() const override { return size; }
   const std::string& fingerprint() const override { return fingerprint_; }
   bool text_only() const override { return true; }
   absl::StatusOr<std::vector<int32_t>> Encode(
@@ -31,6 +31,8 @@ class FakeTokenizer : public Tokenizer {
     return nullptr;
   }
 
+  int64_t size = 1256;
+
  private:
   std::string fingerprint_ = "fake";
 };
@@ -40,6 +42,7 @@ class CorpusTest : public testing::Test {
   absl::StatusOr<std::unique_ptr<const Corpus>> Open(
       const std::vector<std::string>& names, const Tokenizer& tokenizer) {
     std::vector<std::string> paths;
+    paths.reserve(names.size());
     for (const std::string& name : names) paths.push_back(dir_ / name);
     const auto files = ExpandFiles(paths, {});
     if (!files.ok()) return files.status();
@@ -151,6 +154,9 @@ TEST_F(CorpusTest, Errors) {
   EXPECT_ERROR(Open({"t", "plain"}, fake_).status(), "are mixed (1 of 2");
   EXPECT_ERROR(Open({"t"}, *bytes_).status(),
                "was made with the tokenizer fake of 1256 ids");
+  FakeTokenizer grown;
+  grown.size = 1257;
+  EXPECT_ERROR(Open({"t"}, grown).status(), "the recipe's is fake of 1257");
   dir_.Write("binary", std::string("ab\0c", 4));
   EXPECT_ERROR(Open({"binary"}, fake_).status(), "byte 2 is NUL");
   EXPECT_TRUE(Open({"binary"}, *bytes_).ok());

@@ -145,15 +145,20 @@ TEST_F(DamagedTokenFile, HeaderFields) {
 
 // Sizes whose layout wraps around 64 bits, some to the file's own size.
 TEST_F(DamagedTokenFile, Overflow) {
-  for (const uint64_t n :
-       {~uint64_t{0}, ~uint64_t{0} - 7, uint64_t{1} << 63,
-        (uint64_t{1} << 63) - 1, (uint64_t{1} << 63) + 5,
-        (uint64_t{1} << 62) + 1, uint64_t{1} << 61, (uint64_t{1} << 61) + 2}) {
+  for (const uint64_t n : {~uint64_t{0}, ~uint64_t{0} - 7, uint64_t{1} << 63,
+                           (uint64_t{1} << 63) - 1, (uint64_t{1} << 63) - 10,
+                           (uint64_t{1} << 63) + 5, (uint64_t{1} << 62) + 1,
+                           uint64_t{1} << 61, (uint64_t{1} << 61) + 2}) {
     EXPECT_FALSE(With<uint64_t>(24, n).ok()) << n;
     EXPECT_FALSE(With<uint64_t>(32, n).ok()) << n;
     std::string bytes = good_;
     Put(&bytes, 24, n);
     Put(&bytes, 32, n);
+    Reseal(&bytes);
+    EXPECT_FALSE(Parse(bytes).ok()) << n;
+    // One byte a token: the product does not overflow, the sum does.
+    Put(&bytes, 12, uint32_t{1});
+    Put(&bytes, 16, uint64_t{256});
     Reseal(&bytes);
     EXPECT_FALSE(Parse(bytes).ok()) << n;
   }

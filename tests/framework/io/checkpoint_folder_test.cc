@@ -117,6 +117,7 @@ TEST_F(CheckpointFolderTest, TheNewestIsFoundByNumber) {
     std::filesystem::create_directories(run_ + "/" + name);
   }
   EXPECT_EQ(Newest(), "step-1000000");
+  EXPECT_EQ(ListCheckpoints(run_)->size(), 4u);
 }
 
 TEST_F(CheckpointFolderTest, DamagedOnesArePassedOverAndNamed) {

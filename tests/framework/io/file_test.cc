@@ -111,6 +111,16 @@ TEST(File, OutputFileStreamsAndRewrites) {
   EXPECT_EQ(dir.List(), "f");
 }
 
+TEST(File, RewritesWhatIsStillBuffered) {
+  const TempDir dir;
+  auto file = OutputFile::Create(dir / "f");
+  ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_STATUS_OK(file->Append("....and more"));
+  ASSERT_STATUS_OK(file->Rewrite(0, "head"));
+  ASSERT_STATUS_OK(file->Commit());
+  EXPECT_EQ(Slurp(dir / "f"), "headand more");
+}
+
 TEST(File, WithoutCommitTheOldBytesStay) {
   const TempDir dir;
   dir.Write("f", "old");

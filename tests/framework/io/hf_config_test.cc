@@ -173,8 +173,11 @@ TEST(HfConfig, BadFields) {
       "from 1 to 1048576");
   EXPECT_ERROR(With("\"use_bias\": false", "\"use_bias\": 0"),
                "\"use_bias\" must be true or false, not \"0\"");
-  EXPECT_ERROR(With("1e-05", "-1e-05"), "must be a number above 0");
-  EXPECT_ERROR(With("1e-05", "\"1e-05\""), "must be a number above 0");
+  EXPECT_ERROR(With("1e-05", "-1e-05"), "not negative, not \"-1e-05\"");
+  EXPECT_ERROR(With("1e-05", "\"1e-05\""), "must be a number");
+  EXPECT_ERROR(With("1e-05", "0"), "must be above 0");
+  EXPECT_STATUS_OK(
+      With("\"hidden_act\"", "\"initializer_range\": 0, \"hidden_act\""));
   EXPECT_ERROR(With("\"mamba\"", "7"), "\"model_type\" must be a string");
   EXPECT_ERROR(With("\"expand\": 2", "\"expand\": 2, \"expand\": 2"),
                "comes twice");
