@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "framework/io/checkpoint_folder.h"
 #include "framework/io/file.h"
 #include "framework/train/trainer.h"
 #include "kernels/parallel_for.h"
@@ -192,11 +193,25 @@ absl::Status Run::Train() {
   return held_out ? Evaluate() : absl::OkStatus();
 }
 
-// Whether the folder has checkpoints of an earlier run.
 bool HasCheckpoints(const std::string& out) {
-  absl::StatusOr<std::vector<std::string>> names =
-      ListDirectory(out + "/checkpoints");
-  return names.ok() && !names->empty();
+  absl::StatusOr<std::vector<int64_t>> steps = ListCheckpoints(out + "/checkpoints");
+  return steps.ok() && !steps->empty();
+}
+
+// No checkpoint yet is no error, so that a job that is queued again needs one
+// command for all its runs; damaged ones alone are.
+absl::Status Resume(Trainer& trainer, const std::string& out) {
+  if (!HasCheckpoints(out)) {
+    std::cout << "no checkpoint in " << out << " yet: starting at step 0\n";
+    return absl::OkStatus();
+  }
+  absl::StatusOr<FoundCheckpoint> from = trainer.Resume();
+  if (!from.ok()) return from.status();
+  for (const std::string& skipped : from->skipped) {
+    std::cerr << "carry: warning: passed over " << skipped << "\n";
+  }
+  std::cout << "resuming from " << from->path << "\n";
+  return absl::OkStatus();
 }
 
 absl::Status Train(const TrainOptions& options) {
@@ -219,19 +234,8 @@ absl::Status Train(const TrainOptions& options) {
       Trainer::Create(*recipe, out, ranks);
   if (!trainer.ok()) return trainer.status();
   if (options.resume) {
-    absl::StatusOr<FoundCheckpoint> from = (*trainer)->Resume();
-    if (from.ok()) {
-      for (const std::string& why : from->skipped) {
-        std::cout << "passed over: " << why << std::endl;
-      }
-      std::cout << "resuming from " << from->path << std::endl;
-    } else if (absl::IsNotFound(from.status())) {
-      // So that a job that is queued again needs one command for all its runs.
-      std::cout << "no checkpoint in " << out << " yet: starting at step 0"
-                << std::endl;
-    } else {
-      return from.status();
-    }
+    status = Resume(**trainer, out);
+    if (!status.ok()) return status;
   }
   status = MakeDirectories(out);
   if (!status.ok()) return status;
