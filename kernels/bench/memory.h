@@ -1,4 +1,4 @@
-// Memory of the benchmarks: pages touched, huge where the system grants them,
+// Memory of the benchmarks: zeros, in huge pages where the system grants them,
 // each block's start staggered so that arrays do not share cache sets.
 #pragma once
 
@@ -12,7 +12,7 @@ namespace carry {
 
 class BenchMemory {
  public:
-  explicit BenchMemory(int64_t floats, float value = 0.01f)
+  explicit BenchMemory(int64_t floats)
       : bytes_(floats * 4 + kHuge) {
     void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -21,7 +21,6 @@ class BenchMemory {
     madvise(base_, bytes_, MADV_HUGEPAGE);
     static int64_t blocks = 0;
     data_ = reinterpret_cast<float*>(base_ + blocks++ % 31 * kStagger);
-    for (int64_t i = 0; i < floats; ++i) data_[i] = value;
   }
   ~BenchMemory() { munmap(base_, bytes_); }
   BenchMemory(const BenchMemory&) = delete;

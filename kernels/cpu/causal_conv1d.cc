@@ -132,7 +132,12 @@ HWY_INLINE void ForwardRow(const TX* const* x, const ConvWeights& w,
                            int64_t taps, bool silu, int64_t width, TY* y) {
   ForLanes(width, [&](int64_t i, auto lanes) HWY_ATTR {
     VF v = Convolve<kTaps>(x, w, taps, i, lanes);
-    if (silu) v = hn::Mul(v, Sigmoid(v));
+    if (silu) {
+      const VF x[1] = {v};
+      VF s[1];
+      Sigmoid(x, s);
+      v = hn::Mul(v, s[0]);
+    }
     StoreF(v, y + i, lanes);
   });
 }
@@ -172,10 +177,12 @@ HWY_INLINE void BackwardRow(const TX* const* x, const TY* dy,
   ForLanes(width, [&](int64_t i, auto lanes) HWY_ATTR {
     VF g = LoadF(dy + i, lanes);
     if (silu) {
-      const VF v = Convolve<kTaps>(x, w, taps, i, lanes);
-      const VF s = Sigmoid(v);
+      const VF v[1] = {Convolve<kTaps>(x, w, taps, i, lanes)};
+      VF s[1];
+      Sigmoid(v, s);
       // silu' = s + v s (1 - s)
-      g = hn::Mul(g, hn::MulAdd(hn::Mul(v, s), hn::Sub(Set(1.0f), s), s));
+      g = hn::Mul(
+          g, hn::MulAdd(hn::Mul(v[0], s[0]), hn::Sub(Set(1.0f), s[0]), s[0]));
     }
     StoreF(g, dv + i);
     const int64_t n = kTaps > 0 ? kTaps : taps;

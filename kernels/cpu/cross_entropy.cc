@@ -25,42 +25,70 @@ constexpr int64_t kBlockSize = 1024;
 
 HWY_INLINE float Max(VF v) { return hn::GetLane(hn::MaxOfLanes(DF(), v)); }
 
+// Vectors that go through exp side by side.
+constexpr int kBatch = 4;
+
 // The largest of x and sum_v exp(x_v - max).
-template <class T>
-HWY_INLINE void MaxAndSum(const T* x, int64_t n, float* max, double* sum) {
+HWY_INLINE void MaxAndSum(const float* x, int64_t n, float* max, double* sum) {
   *max = -std::numeric_limits<float>::infinity();
   *sum = 0;
   for (int64_t v0 = 0; v0 < n; v0 += kBlockSize) {
     const int64_t size = std::min(kBlockSize, n - v0);
-    const T* block = x + v0;
-    VF most = Set(-std::numeric_limits<float>::max());
+    const float* block = x + v0;
     const int64_t whole = size / kLanes * kLanes;
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      most = hn::Max(most, LoadF(block + i));
-    }
-    float block_max = Max(most);
-    HWY_ALIGN float rest[kLanes];
-    if (whole < size) {
-      StoreF(LoadF(block + whole, FirstLanes{size - whole}), rest);
-      for (int64_t i = 0; i < size - whole; ++i) {
-        block_max = std::max(block_max, rest[i]);
+    VF most[kBatch];
+    for (VF& m : most) m = Set(-std::numeric_limits<float>::max());
+    ForBatches<kBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
+      for (int j = 0; j < count.value; ++j) {
+        most[j] = hn::Max(most[j], LoadF(block + i + j * kLanes));
       }
+    });
+    float block_max =
+        Max(hn::Max(hn::Max(most[0], most[1]), hn::Max(most[2], most[3])));
+    for (int64_t i = whole; i < size; ++i) {
+      block_max = std::max(block_max, block[i]);
     }
     if (block_max > *max) {
       *sum *= std::exp(static_cast<double>(*max) - block_max);
       *max = block_max;
     }
-    VF total[2] = {Zero(), Zero()};
-    int which = 0;
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      const VF y = hn::Sub(LoadF(block + i), Set(*max));
-      total[which] =
-          hn::Add(total[which], Exp2NonPositive(hn::Mul(y, Set(kLog2E))));
-      which ^= 1;
-    }
-    *sum += Sum(hn::Add(total[0], total[1]));
-    for (int64_t i = 0; i < size - whole; ++i) *sum += std::exp(rest[i] - *max);
+    VF total[kBatch] = {Zero(), Zero(), Zero(), Zero()};
+    ForBatches<kBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
+      VF y[count.value];
+      for (int j = 0; j < count.value; ++j) {
+        y[j] = hn::Sub(LoadF(block + i + j * kLanes), Set(*max));
+        y[j] = hn::Mul(y[j], Set(kLog2E));
+      }
+      Exp2NonPositive(y);
+      for (int j = 0; j < count.value; ++j) total[j] = hn::Add(total[j], y[j]);
+    });
+    *sum +=
+        Sum(hn::Add(hn::Add(total[0], total[1]), hn::Add(total[2], total[3])));
+    for (int64_t i = whole; i < size; ++i) *sum += std::exp(block[i] - *max);
   }
+}
+
+// dx := scale exp(x - max)
+template <class T>
+HWY_INLINE void Softmax(const float* x, int64_t n, float max, float scale,
+                        T* dx) {
+  const int64_t whole = n / kLanes * kLanes;
+  ForBatches<kBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
+    VF y[count.value];
+    for (int j = 0; j < count.value; ++j) {
+      y[j] = hn::Sub(LoadF(x + i + j * kLanes), Set(max));
+      y[j] = hn::Mul(y[j], Set(kLog2E));
+    }
+    Exp2NonPositive(y);
+    for (int j = 0; j < count.value; ++j) {
+      StoreF(hn::Mul(y[j], Set(scale)), dx + i + j * kLanes);
+    }
+  });
+  if (whole == n) return;
+  const FirstLanes rest = {n - whole};
+  VF y[1] = {hn::Mul(hn::Sub(LoadF(x + whole, rest), Set(max)), Set(kLog2E))};
+  Exp2NonPositive(y);
+  StoreF(hn::Mul(y[0], Set(scale)), dx + whole, rest);
 }
 
 // The gradient may overwrite the logits it comes from: writes never overtake
@@ -88,11 +116,7 @@ void Rows(const ConstMatView& logits, const int32_t* targets, float weight,
     const double log_sum = max + std::log(sum);
     nll[r] = static_cast<float>(log_sum - logit);
     if (!gradient) continue;
-    const VF scale = Set(static_cast<float>(weight / sum));
-    ForLanes(n, [&](int64_t i, auto lanes) HWY_ATTR {
-      const VF y = hn::Mul(hn::Sub(LoadF(x + i, lanes), Set(max)), Set(kLog2E));
-      StoreF(hn::Mul(Exp2NonPositive(y), scale), dx + i, lanes);
-    });
+    Softmax(x, n, max, static_cast<float>(weight / sum), dx);
     const double p = std::exp(logit - log_sum);
     StoreF(Set(static_cast<float>(weight * (p - 1))), dx + target,
            FirstLanes{1});

@@ -26,6 +26,9 @@ constexpr int kStateBlock = 8;
 constexpr int kStateBlock = 4;
 #endif
 
+// Vectors that go through softplus and silu side by side.
+constexpr int kScanBatch = 4;
+
 // Calls body(n, size) so that blocks of size.value states cover [0, states).
 template <int kMax, class Body>
 HWY_INLINE void ForStateBlocks(int64_t states, const Body& body) {

@@ -161,21 +161,41 @@ class ForwardSegment {
         RowAsFloat(args_.dt_raw, row, col, width, s_.row + kPanelWidth);
     const float* bias = s_.bias + col - g0_ * kScanGroup;
     const float* d = s_.d + col - g0_ * kScanGroup;
-    const int64_t at = t * kPanelWidth;
-    for (int64_t i = 0; i < WholeGroups(width); i += kLanes) {
-      const VF ui = LoadF(u + i);
-      const VF dt = Softplus(hn::Add(LoadF(raw + i), LoadF(bias + i)));
-      StoreF(dt, s_.dt + at + i);
-      StoreF(hn::Mul(dt, ui), s_.dx + at + i);
-      StoreF(hn::Mul(LoadF(d + i), ui), s_.y + at + i);
-    }
+    float* dts = s_.dt + t * kPanelWidth;
+    float* dxs = s_.dx + t * kPanelWidth;
+    float* ys = s_.y + t * kPanelWidth;
+    ForBatches<kScanBatch>(
+        WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
+          constexpr int kN = count.value;
+          VF x[kN], e[kN], dt[kN];
+          for (int j = 0; j < kN; ++j) {
+            const int64_t at = i + j * kLanes;
+            x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
+          }
+          ExpMinusAbs(x, e);
+          SoftplusFrom(x, e, dt);
+          for (int j = 0; j < kN; ++j) {
+            const int64_t at = i + j * kLanes;
+            const VF ui = LoadF(u + at);
+            StoreF(dt[j], dts + at);
+            StoreF(hn::Mul(dt[j], ui), dxs + at);
+            StoreF(hn::Mul(LoadF(d + at), ui), ys + at);
+          }
+        });
     if (args_.z.data == nullptr) return;
     const float* z =
         RowAsFloat(args_.z, row, col, width, s_.row + 2 * kPanelWidth);
-    for (int64_t i = 0; i < WholeGroups(width); i += kLanes) {
-      const VF zi = LoadF(z + i);
-      StoreF(hn::Mul(zi, Sigmoid(zi)), s_.gate + at + i);
-    }
+    float* gates = s_.gate + t * kPanelWidth;
+    ForBatches<kScanBatch>(
+        WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
+          constexpr int kN = count.value;
+          VF x[kN], s[kN];
+          for (int j = 0; j < kN; ++j) x[j] = LoadF(z + i + j * kLanes);
+          Sigmoid(x, s);
+          for (int j = 0; j < kN; ++j) {
+            StoreF(hn::Mul(x[j], s[j]), gates + i + j * kLanes);
+          }
+        });
   }
 
   void SetPrefetch(int64_t t0, int64_t rows, int64_t next_group) {
@@ -219,7 +239,9 @@ class ForwardSegment {
     }
   }
 
-  // kBlock states from n on, of one vector of channels, over the tile.
+  // kBlock states from n on, of one vector of channels, over the tile. Whatever
+  // the loop needs of `this` is copied first: a vector store might change it,
+  // as far as the compiler knows.
   template <bool kReset, int kBlock>
   HWY_INLINE void Block(const float* HWY_RESTRICT a_at, float* h_at, int64_t n,
                         int64_t at, int64_t rows, int64_t fetch) {
@@ -228,6 +250,11 @@ class ForwardSegment {
     float* HWY_RESTRICT ys = s_.y + at;
     const float* HWY_RESTRICT bs = s_.b + n;
     const float* HWY_RESTRICT cs = s_.c + n;
+    const uint32_t* HWY_RESTRICT keep = s_.keep;
+    const int64_t states = n_;
+    const bool first = fetch >= 0 && n == 0;
+    const bool last = fetch >= 0 && n + kBlock >= states;
+    const Prefetcher ahead[3] = {next_[0], next_[1], next_[2]};
     a_at += n * kScanGroup;
     h_at += n * kScanGroup;
     VF a[kBlock], h[kBlock];
@@ -236,27 +263,31 @@ class ForwardSegment {
       h[j] = LoadF(h_at + j * kScanGroup);
     }
     for (int64_t t = 0; t < rows; ++t) {
-      const VF dt = LoadF(dts + t * kPanelWidth);
-      const VF dx = LoadF(dxs + t * kPanelWidth);
-      VF y = LoadF(ys + t * kPanelWidth);
-      if (fetch >= 0) {
-        if (n == 0) {
-          next_[0].Touch(t, fetch);
-          next_[1].Touch(t, fetch);
-        }
-        if (n + kBlock >= n_) next_[2].Touch(t, fetch);
+      const VF dt = LoadF(dts);
+      const VF dx = LoadF(dxs);
+      VF y = LoadF(ys);
+      if (first) {
+        ahead[0].Touch(t, fetch);
+        ahead[1].Touch(t, fetch);
       }
+      if (last) ahead[2].Touch(t, fetch);
+      VF decay[kBlock];
+      for (int j = 0; j < kBlock; ++j) decay[j] = hn::Mul(dt, a[j]);
+      Exp2NonPositive(decay);
       for (int j = 0; j < kBlock; ++j) {
-        VF decay = Exp2NonPositive(hn::Mul(dt, a[j]));
         if constexpr (kReset) {
-          decay = hn::And(decay, KeepMask(s_.keep + t));
-          h[j] = hn::And(h[j], KeepMask(s_.keep + t));
+          decay[j] = hn::And(decay[j], KeepMask(keep + t));
+          h[j] = hn::And(h[j], KeepMask(keep + t));
         }
-        const VF input = hn::Mul(dx, Set(bs[t * n_ + j]));
-        h[j] = hn::MulAdd(decay, h[j], input);
-        y = hn::MulAdd(h[j], Set(cs[t * n_ + j]), y);
+        h[j] = hn::MulAdd(decay[j], h[j], hn::Mul(dx, Set(bs[j])));
+        y = hn::MulAdd(h[j], Set(cs[j]), y);
       }
-      StoreF(y, ys + t * kPanelWidth);
+      StoreF(y, ys);
+      dts += kPanelWidth;
+      dxs += kPanelWidth;
+      ys += kPanelWidth;
+      bs += states;
+      cs += states;
     }
     for (int j = 0; j < kBlock; ++j) StoreF(h[j], h_at + j * kScanGroup);
   }

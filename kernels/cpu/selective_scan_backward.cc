@@ -1,13 +1,12 @@
-// The scan's backward pass. See selective_scan_layout.h for the layouts.
+// The scan's backward pass. See selective_scan_layout.h for the layouts and
+// selective_scan_backward-inl.h for the inner loops.
 //
 // A thread owns a range of channel groups and goes tile by tile from the end.
-// Each group recomputes its tile from the saved state, keeping the decay a and
-// q = a h_{t-1} of a block of states, then runs back over it. With AVX-512: 11
-// uops to recompute and 8 back for 16 states-times-channels.
-//
-//   g = dy C + carry;  dB += g dx;  ddx += g B;  p = g q;  ddt += p A;
-//   dA += p dt;  carry = g a;  dC = sum_e dy h, with h = dx B + q, is
-//   dC += dy q and, once per token, dC += B sum_e(dy dx).
+// A pair of vectors of channels recomputes its tile from the saved state,
+// keeping the decay a and q = a h_{t-1} of a block of states, then runs back
+// over it. With AVX-512: 11 uops to recompute and 8 back for 16
+// states-times-channels. The outputs are written in the loop over the last
+// states, past the caches.
 //
 // dB and dC are summed over channels lane by lane and over the lanes once a
 // tile: per thread, then over threads in their order.
@@ -25,7 +24,7 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/selective_scan_backward.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "kernels/cpu/selective_scan-inl.h"
+#include "kernels/cpu/selective_scan_backward-inl.h"
 
 #ifndef CARRY_KERNELS_CPU_SCAN_SUMS_
 #define CARRY_KERNELS_CPU_SCAN_SUMS_
@@ -46,63 +45,51 @@ HWY_BEFORE_NAMESPACE();
 namespace carry {
 namespace HWY_NAMESPACE {
 
-constexpr int64_t kBackPanel = 4;
-constexpr int64_t kBackWidth = kBackPanel * kScanGroup;
-// Of a and q: their store-to-load distance must fit the L1 cache beside the
-// sums, 2 * 16 tokens * 4 states * 64 bytes.
-constexpr int kBackBlock = 4;
+// Where a gradient [B*T, E] goes.
+struct GradientOut {
+  MatView view;
+  bool stream;
 
-struct BackwardScratch {
-  float* a;      // [ng][N][16], in units of log2
-  float* carry;  // [ng][N][16]: gradient that enters from the right
-  float* bias;   // [ng * 16]
-  float* d;      // [ng * 16]
-  float* b;      // [kScanTile][N]
-  float* c;      // [kScanTile][N]
-  float* sum_b;  // [kScanTile][N][16]
-  float* sum_c;  // [kScanTile][N][16]
-  float* dydx;   // [kScanTile][16]
-  float* decay;  // [kScanTile][kBackBlock][16]
-  float* q;      // [kScanTile][kBackBlock][16]
-  float* dt;     // [kScanTile][kBackWidth], as all below
-  float* dx;     // dt u
-  float* dy;     // gradient of y before the gate
-  float* y;      // y before the gate
-  float* ddx;    // gradient of dx; then du
-  float* ddt;    // gradient of dt through a, over ln 2; then ddt_raw
-  float* slope;  // sigmoid(dt_raw + bias)
-  float* dz;     // dout silu'(z); then dz
-  float* row;    // [4][kBackWidth], converted rows
-  uint32_t keep[kScanTile];
+  explicit GradientOut(const MatView& v)
+      : view(v), stream(CanStream(v.data, v.dtype, v.stride)) {}
 
-  static int64_t Size(int64_t ng, int64_t n) {
-    return 2 * ng * n * kScanGroup + 2 * ng * kScanGroup +
-           2 * Scratch::Rounded(kScanTile * n) +
-           2 * kScanTile * n * kScanGroup + kScanTile * kScanGroup +
-           2 * kScanTile * kBackBlock * kScanGroup +
-           (8 * kScanTile + 4) * kBackWidth;
-  }
-  BackwardScratch(int64_t ng, int64_t n) {
-    Scratch s(ScratchSlot::kWorker, Size(ng, n));
-    a = s.Take(ng * n * kScanGroup);
-    carry = s.Take(ng * n * kScanGroup);
-    bias = s.Take(ng * kScanGroup);
-    d = s.Take(ng * kScanGroup);
-    b = s.Take(kScanTile * n);
-    c = s.Take(kScanTile * n);
-    sum_b = s.Take(kScanTile * n * kScanGroup);
-    sum_c = s.Take(kScanTile * n * kScanGroup);
-    dydx = s.Take(kScanTile * kScanGroup);
-    decay = s.Take(kScanTile * kBackBlock * kScanGroup);
-    q = s.Take(kScanTile * kBackBlock * kScanGroup);
-    for (float** p : {&dt, &dx, &dy, &y, &ddx, &ddt, &slope, &dz}) {
-      *p = s.Take(kScanTile * kBackWidth);
+  // Writes the first `left` lanes.
+  HWY_INLINE void Write(VF x, int64_t row, int64_t col, int64_t left) const {
+    const int64_t at = row * view.stride + col;
+    if (view.dtype == DType::kF32) {
+      float* p = static_cast<float*>(view.data) + at;
+      if (left < kLanes) {
+        if (left > 0) StoreF(x, p, FirstLanes{left});
+      } else if (stream) {
+        StreamF(x, p);
+      } else {
+        StoreF(x, p);
+      }
+    } else {
+      BFloat16* p = static_cast<BFloat16*>(view.data) + at;
+      if (left < kLanes) {
+        if (left > 0) StoreF(x, p, FirstLanes{left});
+      } else {
+        StoreF(x, p);
+      }
     }
-    row = s.Take(4 * kBackWidth);
   }
 };
 
-// One batch entry's channels [g0, g1). dbc [2][T][N] receives += dB, dC.
+// The first `left` lanes of a vector of an input; the others are zero.
+HWY_INLINE VF ReadLanes(const ConstMatView& v, int64_t row, int64_t col,
+                        int64_t left) {
+  if (left <= 0) return Zero();
+  const int64_t at = row * v.stride + col;
+  if (v.dtype == DType::kF32) {
+    const float* p = static_cast<const float*>(v.data) + at;
+    return left < kLanes ? LoadF(p, FirstLanes{left}) : LoadF(p);
+  }
+  const BFloat16* p = static_cast<const BFloat16*>(v.data) + at;
+  return left < kLanes ? LoadF(p, FirstLanes{left}) : LoadF(p);
+}
+
+// One batch entry's channels [g0, g1). db and dc [T, N] receive += dB, dC.
 class BackwardSegment {
  public:
   BackwardSegment(const SelectiveScanArgs& args,
@@ -122,10 +109,9 @@ class BackwardSegment {
         db_(db),
         dc_(dc),
         s_(g1 - g0, args.states),
-        stream_du_(CanStream(grad.du.data, grad.du.dtype, grad.du.stride)),
-        stream_ddt_(CanStream(grad.ddt_raw.data, grad.ddt_raw.dtype,
-                              grad.ddt_raw.stride)),
-        stream_dz_(CanStream(grad.dz.data, grad.dz.dtype, grad.dz.stride)) {}
+        du_(grad.du),
+        ddt_(grad.ddt_raw),
+        dz_(args.z.data != nullptr ? grad.dz : MatView()) {}
 
   void Run() {
     LoadParameters();
@@ -177,29 +163,21 @@ class BackwardSegment {
       s_.keep[t] = start ? 0u : ~0u;
       reset |= start;
     }
-    std::fill_n(s_.sum_b, rows * GroupSize(), 0.0f);
-    std::fill_n(s_.sum_c, rows * GroupSize(), 0.0f);
-    std::fill_n(s_.dydx, rows * kScanGroup, 0.0f);
+    std::fill_n(s_.sum_b, rows * n_ * kLanes, 0.0f);
+    std::fill_n(s_.sum_c, rows * n_ * kLanes, 0.0f);
+    std::fill_n(s_.dydx, rows * kLanes, 0.0f);
     for (int64_t g = g0_; g < g1_; g += kBackPanel) {
       Panel(t0, rows, g, std::min(g + kBackPanel, g1_), reset);
     }
     for (int64_t t = 0; t < rows; ++t) {
-      const float dydx = SumGroup(s_.dydx + t * kScanGroup);
+      const float dydx = Sum(LoadF(s_.dydx + t * kLanes));
       for (int64_t n = 0; n < n_; ++n) {
-        const int64_t at = (t * n_ + n) * kScanGroup;
+        const int64_t at = (t * n_ + n) * kLanes;
         const int64_t to = (t0 + t) * n_ + n;
-        db_[to] += SumGroup(s_.sum_b + at);
-        dc_[to] += SumGroup(s_.sum_c + at) + s_.b[t * n_ + n] * dydx;
+        db_[to] += Sum(LoadF(s_.sum_b + at));
+        dc_[to] += Sum(LoadF(s_.sum_c + at)) + s_.b[t * n_ + n] * dydx;
       }
     }
-  }
-
-  static HWY_INLINE float SumGroup(const float* p) {
-    VF sum = LoadF(p);
-    for (int64_t i = kLanes; i < kScanGroup; i += kLanes) {
-      sum = hn::Add(sum, LoadF(p + i));
-    }
-    return Sum(sum);
   }
 
   void Panel(int64_t t0, int64_t rows, int64_t g, int64_t g_end, bool reset) {
@@ -207,16 +185,12 @@ class BackwardSegment {
     const int64_t width = std::min(args_.channels, g_end * kScanGroup) - col;
     for (int64_t t = 0; t < rows; ++t) Prepare(t, row0_ + t0 + t, col, width);
     SetPrefetch(t0, g_end);
-    const int64_t tile = b_ * ScanTiles(args_.time) + t0 / kScanTile;
-    for (int64_t i = g; i < g_end; ++i) {
-      const float* saved = grad_.saved + (tile * groups_ + i) * GroupSize();
-      if (reset) {
-        Group<true>(i - g0_, i - g, rows, saved);
-      } else {
-        Group<false>(i - g0_, i - g, rows, saved);
-      }
+    const int64_t vectors = (g_end - g) * (kScanGroup / kLanes);
+    int64_t i = 0;
+    for (; i + kBackVectors <= vectors; i += kBackVectors) {
+      Vectors<kBackVectors>(t0, rows, g, i, reset);
     }
-    for (int64_t t = 0; t < rows; ++t) Finish(t, row0_ + t0 + t, col, width);
+    for (; i < vectors; ++i) Vectors<1>(t0, rows, g, i, reset);
   }
 
   // Everything of one row that the states do not enter.
@@ -226,70 +200,65 @@ class BackwardSegment {
         RowAsFloat(args_.dt_raw, row, col, width, s_.row + kBackWidth);
     const float* dout =
         RowAsFloat(grad_.dout, row, col, width, s_.row + 2 * kBackWidth);
-    const bool gated = args_.z.data != nullptr;
-    const float* z =
-        gated ? RowAsFloat(args_.z, row, col, width, s_.row + 3 * kBackWidth)
-              : nullptr;
     const int64_t channel = col - g0_ * kScanGroup;
-    const int64_t at = t * kBackWidth;
-    for (int64_t i = 0; i < WholeGroups(width); i += kLanes) {
-      const VF ui = LoadF(u + i);
-      const VF x = hn::Add(LoadF(raw + i), LoadF(s_.bias + channel + i));
-      const VF e = ExpMinusAbs(x);
-      const VF dt = SoftplusFrom(x, e);
-      const VF dx = hn::Mul(dt, ui);
-      VF dy = LoadF(dout + i);
-      if (gated) {
-        const VF zi = LoadF(z + i);
-        const VF s = Sigmoid(zi);
-        const VF gate = hn::Mul(zi, s);
-        // silu' = s + silu (1 - s)
-        const VF slope = hn::MulAdd(gate, hn::Sub(Set(1.0f), s), s);
-        StoreF(hn::Mul(dy, slope), s_.dz + at + i);
-        dy = hn::Mul(dy, gate);
+    const float* bias = s_.bias + channel;
+    const int64_t whole = WholeGroups(width);
+    float* dts = s_.dt + t * kBackWidth;
+    float* dxs = s_.dx + t * kBackWidth;
+    float* dys = s_.dy + t * kBackWidth;
+    float* slopes = s_.slope + t * kBackWidth;
+    ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
+      constexpr int kN = count.value;
+      VF x[kN], e[kN], dt[kN], slope[kN];
+      for (int j = 0; j < kN; ++j) {
+        const int64_t at = i + j * kLanes;
+        x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
       }
-      StoreF(dt, s_.dt + at + i);
-      StoreF(dx, s_.dx + at + i);
-      StoreF(dy, s_.dy + at + i);
-      StoreF(hn::Mul(LoadF(s_.d + channel + i), ui), s_.y + at + i);
-      StoreF(SigmoidFrom(x, e), s_.slope + at + i);
-      StoreF(Zero(), s_.ddx + at + i);
-      StoreF(Zero(), s_.ddt + at + i);
-      float* dydx = s_.dydx + t * kScanGroup + i % kScanGroup;
-      StoreF(hn::MulAdd(dy, dx, LoadF(dydx)), dydx);
+      ExpMinusAbs(x, e);
+      SoftplusFrom(x, e, dt);
+      SigmoidFrom(x, e, slope);
+      for (int j = 0; j < kN; ++j) {
+        const int64_t at = i + j * kLanes;
+        StoreF(dt[j], dts + at);
+        StoreF(hn::Mul(dt[j], LoadF(u + at)), dxs + at);
+        StoreF(slope[j], slopes + at);
+      }
+    });
+    if (args_.z.data != nullptr) {
+      const float* z =
+          RowAsFloat(args_.z, row, col, width, s_.row + 3 * kBackWidth);
+      GateSlopes(z, dout, whole, s_.dgate + t * kBackWidth, dys);
+    } else {
+      std::memcpy(dys, dout, whole * sizeof(float));
     }
+    VF dydx = LoadF(s_.dydx + t * kLanes);
+    float* dd = dd_ + channel;
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      const VF dy = LoadF(dys + i);
+      dydx = hn::MulAdd(dy, LoadF(dxs + i), dydx);
+      StoreF(hn::MulAdd(dy, LoadF(u + i), LoadF(dd + i)), dd + i);
+    }
+    StoreF(dydx, s_.dydx + t * kLanes);
   }
 
-  // du, ddt_raw, dz of one row, and the sums over time that need no state.
-  HWY_INLINE void Finish(int64_t t, int64_t row, int64_t col, int64_t width) {
-    const float* u = RowAsFloat(args_.u, row, col, width, s_.row);
-    const int64_t channel = col - g0_ * kScanGroup;
-    const int64_t at = t * kBackWidth;
-    for (int64_t i = 0; i < WholeGroups(width); i += kLanes) {
-      const VF ui = LoadF(u + i);
-      const VF dy = LoadF(s_.dy + at + i);
-      const VF ddx = LoadF(s_.ddx + at + i);
-      VF du = hn::Mul(ddx, LoadF(s_.dt + at + i));
-      du = hn::MulAdd(dy, LoadF(s_.d + channel + i), du);
-      StoreF(du, s_.ddx + at + i);
-      VF ddt = hn::Mul(LoadF(s_.ddt + at + i), Set(kLn2));
-      ddt = hn::MulAdd(ddx, ui, ddt);
-      ddt = hn::Mul(ddt, LoadF(s_.slope + at + i));
-      StoreF(ddt, s_.ddt + at + i);
-      float* dd = dd_ + channel + i;
-      StoreF(hn::MulAdd(dy, ui, LoadF(dd)), dd);
-      float* dbias = dbias_ + channel + i;
-      StoreF(hn::Add(ddt, LoadF(dbias)), dbias);
-      if (args_.z.data != nullptr) {
-        StoreF(hn::Mul(LoadF(s_.dz + at + i), LoadF(s_.y + at + i)),
-               s_.dz + at + i);
+  // dgate = dout silu'(z) and dy = dout silu(z).
+  static HWY_INLINE void GateSlopes(const float* z, const float* dout,
+                                    int64_t whole, float* dgate, float* dy) {
+    ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
+      constexpr int kN = count.value;
+      VF x[kN], s[kN];
+      for (int j = 0; j < kN; ++j) x[j] = LoadF(z + i + j * kLanes);
+      Sigmoid(x, s);
+      for (int j = 0; j < kN; ++j) {
+        const int64_t at = i + j * kLanes;
+        const VF g = LoadF(dout + at);
+        const VF gate = hn::Mul(x[j], s[j]);
+        // silu' = s + silu (1 - s)
+        const VF slope = hn::MulAdd(gate, hn::Sub(Set(1.0f), s[j]), s[j]);
+        StoreF(hn::Mul(g, slope), dgate + at);
+        StoreF(hn::Mul(g, gate), dy + at);
       }
-    }
-    StoreRow(s_.ddx + at, grad_.du, row, col, width, stream_du_);
-    StoreRow(s_.ddt + at, grad_.ddt_raw, row, col, width, stream_ddt_);
-    if (args_.z.data != nullptr && grad_.dz.data != nullptr) {
-      StoreRow(s_.dz + at, grad_.dz, row, col, width, stream_dz_);
-    }
+    });
   }
 
   void SetPrefetch(int64_t t0, int64_t next_group) {
@@ -306,113 +275,78 @@ class BackwardSegment {
     next_[3] = Prefetcher::Of(grad_.dout, row0_ + t, rows, col);
   }
 
-  template <bool kReset>
-  HWY_INLINE void Group(int64_t g, int64_t in_panel, int64_t rows,
-                        const float* saved) {
-    for (int64_t lane = 0; lane < kScanGroup; lane += kLanes) {
-      ForStateBlocks<kBackBlock>(n_, [&](int64_t n, auto size) HWY_ATTR {
-        const int64_t state = g * GroupSize() + n * kScanGroup + lane;
-        const int64_t at = in_panel * kScanGroup + lane;
-        const int64_t fetch = lane == 0 ? in_panel * 64 : -1;
-        Recompute<kReset, size.value>(saved + n * kScanGroup + lane, state, n,
-                                      at, rows, fetch);
-        Reverse<size.value>(state, n, lane, at, rows);
-      });
-    }
+  ChannelVector VectorAt(int64_t t0, int64_t g, int64_t i) const {
+    const int64_t lane = i * kLanes;
+    const int64_t group = g + lane / kScanGroup;
+    const int64_t at = (group - g0_) * GroupSize() + lane % kScanGroup;
+    const int64_t tile = b_ * ScanTiles(args_.time) + t0 / kScanTile;
+    return {s_.a + at,
+            grad_.saved + (tile * groups_ + group) * GroupSize() +
+                lane % kScanGroup,
+            s_.carry + at, da_ + at, lane};
   }
 
-  // a and q = a h_{t-1} of kBlock states over the tile; adds to y.
-  template <bool kReset, int kBlock>
-  HWY_INLINE void Recompute(const float* HWY_RESTRICT saved, int64_t state,
-                            int64_t n, int64_t at, int64_t rows,
-                            int64_t fetch) {
-    const float* HWY_RESTRICT dts = s_.dt + at;
-    const float* HWY_RESTRICT dxs = s_.dx + at;
-    const float* HWY_RESTRICT bs = s_.b + n;
-    const float* HWY_RESTRICT cs = s_.c + n;
-    float* HWY_RESTRICT ys = s_.y + at;
-    float* HWY_RESTRICT decays = s_.decay;
-    float* HWY_RESTRICT qs = s_.q;
-    VF a[kBlock], h[kBlock];
-    for (int j = 0; j < kBlock; ++j) {
-      a[j] = LoadF(s_.a + state + j * kScanGroup);
-      h[j] = LoadF(saved + j * kScanGroup);
-      // The same block of the next group.
-      if (fetch >= 0) {
-        __builtin_prefetch(saved + j * kScanGroup + GroupSize(), 0, 3);
-      }
-    }
-    for (int64_t t = 0; t < rows; ++t) {
-      const VF dt = LoadF(dts + t * kBackWidth);
-      const VF dx = LoadF(dxs + t * kBackWidth);
-      VF y = LoadF(ys + t * kBackWidth);
-      if (fetch >= 0) {
-        if (n == 0) next_[0].Touch(t, fetch);
-        if (n == 0) next_[1].Touch(t, fetch);
-        if (n + kBlock >= n_) next_[2].Touch(t, fetch);
-        if (n + kBlock >= n_) next_[3].Touch(t, fetch);
-      }
-      for (int j = 0; j < kBlock; ++j) {
-        VF decay = Exp2NonPositive(hn::Mul(dt, a[j]));
-        if constexpr (kReset) {
-          decay = hn::And(decay, KeepMask(s_.keep + t));
-          h[j] = hn::And(h[j], KeepMask(s_.keep + t));
+  // Vectors [i, i + kSlots) of the panel that begins with group g.
+  template <int kSlots>
+  HWY_INLINE void Vectors(int64_t t0, int64_t rows, int64_t g, int64_t i,
+                          bool reset) {
+    ChannelVector v[kSlots];
+    for (int k = 0; k < kSlots; ++k) v[k] = VectorAt(t0, g, i + k);
+    ForStateBlocks<kBackBlock>(n_, [&](int64_t n, auto size) HWY_ATTR {
+      constexpr int kBlock = size.value;
+      for (int k = 0; k < kSlots; ++k) {
+        const bool first = n == 0, last = n + kBlock >= n_;
+        const Prefetcher none;
+        const Prefetcher& ahead0 = first ? next_[0] : last ? next_[2] : none;
+        const Prefetcher& ahead1 = first ? next_[1] : last ? next_[3] : none;
+        const int64_t byte = v[k].column * 4;
+        // The same states of the vector behind this one.
+        for (int j = 0; j < kBlock; ++j) {
+          __builtin_prefetch(
+              v[k].saved + kSlots * GroupSize() + (n + j) * kScanGroup, 0, 3);
         }
-        const VF q = hn::Mul(decay, h[j]);
-        StoreF(decay, decays + (t * kBlock + j) * kLanes);
-        StoreF(q, qs + (t * kBlock + j) * kLanes);
-        h[j] = hn::MulAdd(dx, Set(bs[t * n_ + j]), q);
-        y = hn::MulAdd(h[j], Set(cs[t * n_ + j]), y);
+        if (reset) {
+          Recompute<true, kBlock, kSlots>(s_, v[k], k, n_, n, rows, ahead0,
+                                          ahead1, byte);
+        } else {
+          Recompute<false, kBlock, kSlots>(s_, v[k], k, n_, n, rows, ahead0,
+                                           ahead1, byte);
+        }
       }
-      StoreF(y, ys + t * kBackWidth);
-    }
+      if (n + kBlock < n_) {
+        Reverse<kBlock, kSlots>(
+            s_, v, n_, n, rows, [&](int64_t t, int k, VF ddx, VF ddt) HWY_ATTR {
+              StoreF(ddx, s_.ddx + t * kBackWidth + v[k].column);
+              StoreF(ddt, s_.ddt + t * kBackWidth + v[k].column);
+            });
+      } else {
+        Reverse<kBlock, kSlots>(
+            s_, v, n_, n, rows, [&](int64_t t, int k, VF ddx, VF ddt) HWY_ATTR {
+              Finish(t, row0_ + t0 + t, g * kScanGroup, v[k].column, ddx, ddt);
+            });
+      }
+    });
   }
 
-  template <int kBlock>
-  HWY_INLINE void Reverse(int64_t state, int64_t n, int64_t lane, int64_t at,
-                          int64_t rows) {
-    const float* HWY_RESTRICT dts = s_.dt + at;
-    const float* HWY_RESTRICT dxs = s_.dx + at;
-    const float* HWY_RESTRICT dys = s_.dy + at;
-    const float* HWY_RESTRICT bs = s_.b + n;
-    const float* HWY_RESTRICT cs = s_.c + n;
-    const float* HWY_RESTRICT decays = s_.decay;
-    const float* HWY_RESTRICT qs = s_.q;
-    float* HWY_RESTRICT ddxs = s_.ddx + at;
-    float* HWY_RESTRICT ddts = s_.ddt + at;
-    float* HWY_RESTRICT sum_b = s_.sum_b + n * kScanGroup + lane;
-    float* HWY_RESTRICT sum_c = s_.sum_c + n * kScanGroup + lane;
-    VF a[kBlock], carry[kBlock], da[kBlock];
-    for (int j = 0; j < kBlock; ++j) {
-      a[j] = LoadF(s_.a + state + j * kScanGroup);
-      carry[j] = LoadF(s_.carry + state + j * kScanGroup);
-      da[j] = LoadF(da_ + state + j * kScanGroup);
-    }
-    for (int64_t t = rows - 1; t >= 0; --t) {
-      const VF dt = LoadF(dts + t * kBackWidth);
-      const VF dx = LoadF(dxs + t * kBackWidth);
-      const VF dy = LoadF(dys + t * kBackWidth);
-      VF ddx = LoadF(ddxs + t * kBackWidth);
-      VF ddt = LoadF(ddts + t * kBackWidth);
-      for (int j = 0; j < kBlock; ++j) {
-        const VF q = LoadF(qs + (t * kBlock + j) * kLanes);
-        float* to_b = sum_b + t * GroupSize() + j * kScanGroup;
-        float* to_c = sum_c + t * GroupSize() + j * kScanGroup;
-        const VF g = hn::MulAdd(dy, Set(cs[t * n_ + j]), carry[j]);
-        StoreF(hn::MulAdd(dy, q, LoadF(to_c)), to_c);
-        StoreF(hn::MulAdd(g, dx, LoadF(to_b)), to_b);
-        ddx = hn::MulAdd(g, Set(bs[t * n_ + j]), ddx);
-        const VF p = hn::Mul(g, q);
-        ddt = hn::MulAdd(p, a[j], ddt);
-        da[j] = hn::MulAdd(p, dt, da[j]);
-        carry[j] = hn::Mul(g, LoadF(decays + (t * kBlock + j) * kLanes));
-      }
-      StoreF(ddx, ddxs + t * kBackWidth);
-      StoreF(ddt, ddts + t * kBackWidth);
-    }
-    for (int j = 0; j < kBlock; ++j) {
-      StoreF(carry[j], s_.carry + state + j * kScanGroup);
-      StoreF(da[j], da_ + state + j * kScanGroup);
+  // du, ddt_raw, dz of one vector, and the sum over time of ddt_raw.
+  HWY_INLINE void Finish(int64_t t, int64_t row, int64_t col, int64_t column,
+                         VF ddx, VF ddt) {
+    const int64_t at = t * kBackWidth + column;
+    const int64_t left = args_.channels - col - column;
+    const int64_t channel = col + column - g0_ * kScanGroup;
+    const VF u = ReadLanes(args_.u, row, col + column, left);
+    const VF d = LoadF(s_.d + channel);
+    const VF du =
+        hn::MulAdd(LoadF(s_.dy + at), d, hn::Mul(ddx, LoadF(s_.dt + at)));
+    du_.Write(du, row, col + column, left);
+    ddt = hn::MulAdd(ddx, u, hn::Mul(ddt, Set(kLn2)));
+    ddt = hn::Mul(ddt, LoadF(s_.slope + at));
+    ddt_.Write(ddt, row, col + column, left);
+    float* dbias = dbias_ + channel;
+    StoreF(hn::Add(ddt, LoadF(dbias)), dbias);
+    if (dz_.view.data != nullptr) {
+      const VF y = hn::MulAdd(d, u, LoadF(s_.y + at));
+      dz_.Write(hn::Mul(LoadF(s_.dgate + at), y), row, col + column, left);
     }
   }
 
@@ -425,7 +359,7 @@ class BackwardSegment {
   float* const db_;
   float* const dc_;
   BackwardScratch s_;
-  const bool stream_du_, stream_ddt_, stream_dz_;
+  const GradientOut du_, ddt_, dz_;
   Prefetcher next_[4];
 };
 

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -96,73 +97,127 @@ HWY_INLINE float Sum(VF v) { return hn::GetLane(hn::SumOfLanes(DF(), v)); }
 constexpr float kLog2E = 1.44269504089f;
 constexpr float kLn2 = 0.69314718056f;
 
-// 2^y for y <= 0, relative error 2e-7; also exact towards y = 0 (2^y - 1 is
-// right to 4e-6 of itself), which long products of decays depend on.
+// The functions below work on kN vectors at once, one step of all before the
+// next step of any. A chain of 20 dependent operations takes 80 cycles, and the
+// scheduler's hundred entries hold but four such chains written one behind the
+// other; side by side they fill the pipes.
+//
+// Calls body(i, std::integral_constant<int, kN>) so that blocks of kN vectors
+// at element i cover [0, n); n a multiple of kLanes.
+template <int kMax, class Body>
+HWY_INLINE void ForBatches(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + kMax * kLanes <= n; i += kMax * kLanes) {
+    body(i, std::integral_constant<int, kMax>());
+  }
+  for (; i < n; i += kLanes) body(i, std::integral_constant<int, 1>());
+}
+
+// y := 2^y for y <= 0, relative error 2e-7; also exact towards y = 0 (2^y - 1
+// is right to 4e-6 of itself), which long products of decays depend on.
 // -inf gives 0, NaN stays NaN.
-HWY_INLINE VF Exp2NonPositive(VF y) {
+template <int kN>
+HWY_INLINE void Exp2NonPositive(VF (&y)[kN]) {
+  VF f[kN], p[kN];
 #if HWY_TARGET <= HWY_AVX3
   // y = k + f with k = floor(y): f by vreduceps, the scaling by vscalefps, one
   // uop each. p is minimax on [0, 1] anchored at p(0) = 1 and p(1) = 2.
-  const VF f{_mm512_reduce_ps(y.raw, 0x09)};
-  VF p = hn::MulAdd(Set(0.001879318648f), f, Set(0.008990995096f));
-  p = hn::MulAdd(p, f, Set(0.05581867596f));
-  p = hn::MulAdd(p, f, Set(0.2401592715f));
-  p = hn::MulAdd(p, f, Set(0.6931517388f));
-  p = hn::MulAdd(p, f, Set(1.0f));
-  return VF{_mm512_scalef_ps(p.raw, y.raw)};
+  const float c[] = {0.001879318648f, 0.008990995096f, 0.05581867596f,
+                     0.2401592715f,   0.6931517388f,   1.0f};
+  for (int j = 0; j < kN; ++j) f[j] = VF{_mm512_reduce_ps(y[j].raw, 0x09)};
 #else
   // y = k + f with k the nearest integer, found by adding 1.5 * 2^23, whose low
   // bits then are k: shifted into the exponent they scale p.
-  const VF magic = Set(12582912.0f);
-  const VF shifted = hn::Add(y, magic);
-  const VF f = hn::Sub(y, hn::Sub(shifted, magic));
-  VF p = hn::MulAdd(Set(0.001330026411f), f, Set(0.009669708415f));
-  p = hn::MulAdd(p, f, Set(0.05550559994f));
-  p = hn::MulAdd(p, f, Set(0.2402228161f));
-  p = hn::MulAdd(p, f, Set(0.6931471806f));
-  p = hn::MulAdd(p, f, Set(1.0f));
+  const float c[] = {0.001330026411f, 0.009669708415f, 0.05550559994f,
+                     0.2402228161f,   0.6931471806f,   1.0f};
   const DU du;
-  const auto k = hn::ShiftLeft<23>(hn::BitCast(du, shifted));
-  const VF scaled = hn::BitCast(DF(), hn::Add(hn::BitCast(du, p), k));
-  return hn::IfThenZeroElse(hn::Lt(y, Set(-125.0f)), scaled);
+  const VF magic = Set(12582912.0f);
+  VF shifted[kN];
+  for (int j = 0; j < kN; ++j) shifted[j] = hn::Add(y[j], magic);
+  for (int j = 0; j < kN; ++j) {
+    f[j] = hn::Sub(y[j], hn::Sub(shifted[j], magic));
+  }
+#endif
+  for (int j = 0; j < kN; ++j) p[j] = hn::MulAdd(Set(c[0]), f[j], Set(c[1]));
+  for (int i = 2; i < 6; ++i) {
+    for (int j = 0; j < kN; ++j) p[j] = hn::MulAdd(p[j], f[j], Set(c[i]));
+  }
+#if HWY_TARGET <= HWY_AVX3
+  for (int j = 0; j < kN; ++j) y[j] = VF{_mm512_scalef_ps(p[j].raw, y[j].raw)};
+#else
+  for (int j = 0; j < kN; ++j) {
+    const auto k = hn::ShiftLeft<23>(hn::BitCast(du, shifted[j]));
+    p[j] = hn::BitCast(DF(), hn::Add(hn::BitCast(du, p[j]), k));
+    y[j] = hn::IfThenZeroElse(hn::Lt(y[j], Set(-125.0f)), p[j]);
+  }
 #endif
 }
 
-// 1 / v for v in [1, 2^100].
-HWY_INLINE VF Reciprocal(VF v) {
+// v := 1 / v for v in [1, 2^100].
+template <int kN>
+HWY_INLINE void Reciprocal(VF (&v)[kN]) {
 #if HWY_TARGET <= HWY_AVX3
   // 14 bits and a Newton step: vdivps would hold its port for 10 cycles.
-  const VF r{_mm512_rcp14_ps(v.raw)};
-  return hn::MulAdd(r, hn::NegMulAdd(v, r, Set(1.0f)), r);
+  VF r[kN];
+  for (int j = 0; j < kN; ++j) r[j] = VF{_mm512_rcp14_ps(v[j].raw)};
+  for (int j = 0; j < kN; ++j) v[j] = hn::NegMulAdd(v[j], r[j], Set(1.0f));
+  for (int j = 0; j < kN; ++j) v[j] = hn::MulAdd(r[j], v[j], r[j]);
 #else
-  return hn::Div(Set(1.0f), v);
+  for (int j = 0; j < kN; ++j) v[j] = hn::Div(Set(1.0f), v[j]);
 #endif
 }
 
-// 1 / (1 + exp(-x)), from e = exp(-|x|).
-HWY_INLINE VF SigmoidFrom(VF x, VF e) {
-  const VF r = Reciprocal(hn::Add(Set(1.0f), e));
-  return hn::IfThenElse(hn::Lt(x, Zero()), hn::Mul(e, r), r);
+// e := exp(-|x|).
+template <int kN>
+HWY_INLINE void ExpMinusAbs(const VF (&x)[kN], VF (&e)[kN]) {
+  for (int j = 0; j < kN; ++j) {
+    e[j] = hn::Mul(hn::Abs(x[j]), Set(-kLog2E));
+  }
+  Exp2NonPositive(e);
 }
-HWY_INLINE VF ExpMinusAbs(VF x) {
-  return Exp2NonPositive(hn::Mul(hn::Abs(x), Set(-kLog2E)));
-}
-HWY_INLINE VF Sigmoid(VF x) { return SigmoidFrom(x, ExpMinusAbs(x)); }
 
-// log(1 + exp(x)) = max(x, 0) + log1p(e), e = exp(-|x|), and
+// s := 1 / (1 + exp(-x)), from e = exp(-|x|).
+template <int kN>
+HWY_INLINE void SigmoidFrom(const VF (&x)[kN], const VF (&e)[kN], VF (&s)[kN]) {
+  for (int j = 0; j < kN; ++j) s[j] = hn::Add(Set(1.0f), e[j]);
+  Reciprocal(s);
+  for (int j = 0; j < kN; ++j) {
+    s[j] = hn::IfThenElse(hn::Lt(x[j], Zero()), hn::Mul(e[j], s[j]), s[j]);
+  }
+}
+template <int kN>
+HWY_INLINE void Sigmoid(const VF (&x)[kN], VF (&s)[kN]) {
+  VF e[kN];
+  ExpMinusAbs(x, e);
+  SigmoidFrom(x, e, s);
+}
+
+// y := log(1 + exp(x)) = max(x, 0) + log1p(e), e = exp(-|x|), and
 // log1p(e) = 2 atanh(s), s = e / (2 + e) in [0, 1/3]: right to 2e-7 of itself
 // for any x. NaN stays NaN.
-HWY_INLINE VF SoftplusFrom(VF x, VF e) {
-  const VF s = hn::Mul(e, Reciprocal(hn::Add(Set(2.0f), e)));
-  const VF w = hn::Mul(s, s);
-  VF p = hn::MulAdd(Set(0.1401222904f), w, Set(0.1399957063f));
-  p = hn::MulAdd(p, w, Set(0.2001084952f));
-  p = hn::MulAdd(p, w, Set(0.3333320657f));
-  const VF s2 = hn::Add(s, s);
-  const VF log1p = hn::MulAdd(hn::Mul(s2, w), p, s2);
-  return hn::Add(hn::Max(Zero(), x), log1p);
+template <int kN>
+HWY_INLINE void SoftplusFrom(const VF (&x)[kN], const VF (&e)[kN],
+                             VF (&y)[kN]) {
+  VF s[kN], w[kN], p[kN];
+  for (int j = 0; j < kN; ++j) s[j] = hn::Add(Set(2.0f), e[j]);
+  Reciprocal(s);
+  for (int j = 0; j < kN; ++j) s[j] = hn::Mul(e[j], s[j]);
+  for (int j = 0; j < kN; ++j) w[j] = hn::Mul(s[j], s[j]);
+  for (int j = 0; j < kN; ++j) {
+    p[j] = hn::MulAdd(Set(0.1401222904f), w[j], Set(0.1399957063f));
+  }
+  for (int j = 0; j < kN; ++j) {
+    p[j] = hn::MulAdd(p[j], w[j], Set(0.2001084952f));
+  }
+  for (int j = 0; j < kN; ++j) {
+    p[j] = hn::MulAdd(p[j], w[j], Set(0.3333320657f));
+    s[j] = hn::Add(s[j], s[j]);
+  }
+  for (int j = 0; j < kN; ++j) {
+    p[j] = hn::MulAdd(hn::Mul(s[j], w[j]), p[j], s[j]);
+    y[j] = hn::Add(hn::Max(Zero(), x[j]), p[j]);
+  }
 }
-HWY_INLINE VF Softplus(VF x) { return SoftplusFrom(x, ExpMinusAbs(x)); }
 
 // A row segment as floats, in whole lines of 16: the view's own memory where
 // that is fp32 and the width a multiple of 16, else converted into `buffer` and
