@@ -55,6 +55,14 @@ class DirectReduceScatter : public Transfer {
     }
   }
 
+  bool Done() override {
+    bool done = true;
+    for (auto* list : {&receives_, &sends_}) {
+      for (auto& transfer : *list) done = transfer->Done() && done;
+    }
+    return done;
+  }
+
   absl::Status Wait() override {
     absl::Status status = WaitAll(receives_);
     absl::Status sent = WaitAll(sends_);

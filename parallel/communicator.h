@@ -51,6 +51,8 @@ class Transfer {
   virtual ~Transfer() = default;
   // Returns when the buffer may be used again (send) or is filled (receive).
   virtual absl::Status Wait() = 0;
+  // Whether Wait would return at once; drives progress.
+  virtual bool Done() = 0;
 };
 
 // Elements [begin, end) of an array.

@@ -49,6 +49,17 @@ class MpiTransfer : public Transfer {
     }
   }
 
+  bool Done() override {
+    if (finished_ || !status_.ok() || !shared_->broken.ok()) return true;
+    int done = 0;
+    states_.resize(requests_.size());
+    const int code = MPI_Testall(static_cast<int>(requests_.size()),
+                                 requests_.data(), &done, states_.data());
+    if (code != MPI_SUCCESS) Fail(code);
+    finished_ = done != 0;
+    return finished_ || !status_.ok();
+  }
+
   absl::Status Wait() override {
     using Clock = std::chrono::steady_clock;
     const Clock::time_point deadline =
@@ -56,25 +67,16 @@ class MpiTransfer : public Transfer {
         std::chrono::duration_cast<Clock::duration>(
             std::chrono::duration<double>(shared_->timeout_seconds));
     if (status_.ok()) status_ = shared_->broken;
-    std::vector<MPI_Status> states(requests_.size());
-    for (int spins = 0; status_.ok(); ++spins) {
-      int done = 0;
-      const int code = MPI_Testall(static_cast<int>(requests_.size()),
-                                   requests_.data(), &done, states.data());
-      if (code != MPI_SUCCESS) {
-        Fail(code);
-      } else if (done) {
-        break;
-      } else if (spins % 64 == 63) {
-        // Others may need the core; looking at the clock costs little here.
-        sched_yield();
-        if (Clock::now() > deadline) {
-          status_ = absl::DeadlineExceededError(absl::StrCat(
-              Who(), ": nothing came for ", shared_->timeout_seconds, " s"));
-        }
+    for (int spins = 0; status_.ok() && !Done(); ++spins) {
+      if (spins % 64 != 63) continue;
+      // Others may need the core; looking at the clock costs little here.
+      sched_yield();
+      if (Clock::now() > deadline) {
+        status_ = absl::DeadlineExceededError(absl::StrCat(
+            Who(), ": nothing came for ", shared_->timeout_seconds, " s"));
       }
     }
-    if (status_.ok() && is_receive_) status_ = CheckSize(states);
+    if (status_.ok() && is_receive_) status_ = CheckSize();
     if (!status_.ok() && shared_->broken.ok()) shared_->broken = status_;
     return status_;
   }
@@ -86,9 +88,9 @@ class MpiTransfer : public Transfer {
                         " rank ", peer_, " in ", label_.ToString());
   }
 
-  absl::Status CheckSize(const std::vector<MPI_Status>& states) const {
+  absl::Status CheckSize() const {
     int64_t got = 0;
-    for (const MPI_Status& state : states) {
+    for (const MPI_Status& state : states_) {
       int count = 0;
       MPI_Get_count(&state, MPI_BYTE, &count);
       got += count;
@@ -104,6 +106,8 @@ class MpiTransfer : public Transfer {
   int64_t bytes_;
   CommLabel label_;
   std::vector<MPI_Request> requests_;
+  std::vector<MPI_Status> states_;
+  bool finished_ = false;
   absl::Status status_;
 };
 

@@ -59,6 +59,11 @@ class Hub {
     return absl::OkStatus();
   }
 
+  bool Arrived(int from, int to, int tag) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return !mail_[{from, to, tag}].empty() || !broken_.ok();
+  }
+
   absl::Status broken() {
     std::lock_guard<std::mutex> lock(mutex_);
     return broken_;
@@ -86,6 +91,7 @@ class Sent : public Transfer {
  public:
   explicit Sent(absl::Status status) : status_(std::move(status)) {}
   absl::Status Wait() override { return status_; }
+  bool Done() override { return true; }
 
  private:
   absl::Status status_;
@@ -102,6 +108,7 @@ class Receiving : public Transfer {
         data_(data),
         bytes_(bytes),
         label_(label) {}
+  bool Done() override { return hub_->Arrived(from_, to_, tag_); }
   absl::Status Wait() override {
     return hub_->Take(from_, to_, tag_, data_, bytes_, label_);
   }

@@ -1,0 +1,206 @@
+#include "parallel/mesh.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "parallel/wavefront.h"
+
+namespace carry {
+namespace {
+
+// A cache line of floats: slices of a bucket start at multiples.
+constexpr int64_t kAlign = 16;
+
+std::vector<Part> Slices(const Range& bucket, int ranks) {
+  std::vector<Part> parts;
+  int64_t begin = bucket.begin;
+  for (int r = 0; r < ranks; ++r) {
+    int64_t end = bucket.begin + bucket.size() * (r + 1) / ranks;
+    end = r + 1 == ranks ? bucket.end : (end + kAlign - 1) / kAlign * kAlign;
+    end = std::max(begin, std::min(end, bucket.end));
+    parts.push_back({begin, end});
+    begin = end;
+  }
+  return parts;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(
+    std::unique_ptr<Communicator> world, const config::Parallel& config) {
+  const int64_t data = config.data(), sequence = config.sequence();
+  if (data * sequence != world->size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "parallel.data x parallel.sequence is ", data, " x ", sequence, " = ",
+        data * sequence, ", but ", world->size(),
+        world->size() == 1 ? " rank was" : " ranks were", " started; start ",
+        data * sequence, " with mpirun -n ", data * sequence,
+        ", or set parallel.data and parallel.sequence to numbers whose "
+        "product is ",
+        world->size()));
+  }
+  const int s = static_cast<int>(sequence);
+  absl::StatusOr<std::unique_ptr<Communicator>> group =
+      world->Split(world->rank() / s, world->rank() % s);
+  if (!group.ok()) return group.status();
+  return std::unique_ptr<Mesh>(
+      new Mesh(std::move(world), *std::move(group), config));
+}
+
+Range Mesh::Rows(int64_t batch_size) const {
+  const int64_t d = data_index(), n = config_.data();
+  return {batch_size * d / n, batch_size * (d + 1) / n};
+}
+
+std::vector<Range> Mesh::Shards(const std::vector<Range>& buckets) const {
+  std::vector<Range> shards;
+  for (const Range& bucket : buckets) {
+    const Part part = Slices(bucket, size())[rank()];
+    shards.push_back({part.begin, part.end});
+  }
+  return shards;
+}
+
+int64_t Mesh::Pieces(int64_t length, int64_t chunk_length) const {
+  return static_cast<int64_t>(CutIntoChunks(length, chunk_length).size());
+}
+
+absl::StatusOr<PassOutcome> Mesh::RunPass(LanguageModel& model,
+                                          const PassRequest& request) {
+  if (sequence_->size() == 1) return SingleRank().RunPass(model, request);
+  const std::vector<ChunkSpan> all =
+      CutIntoChunks(request.batch.length, request.chunk_length);
+  std::vector<ChunkSpan> mine;
+  for (const ChunkSpan& span : all) {
+    if (span.index % sequence_->size() == sequence_->rank()) {
+      mine.push_back(span);
+    }
+  }
+  WavefrontExchange exchange(*sequence_, model, request.batch.batch,
+                             static_cast<int64_t>(all.size()), request.initial);
+  absl::StatusOr<std::vector<double>> nll =
+      RunStreamedPass(model, request.batch, mine, exchange, request.options);
+  if (!nll.ok()) return nll.status();
+  PassOutcome outcome;
+  outcome.nll =
+      ByRow(*nll, mine, request.batch.batch, static_cast<int64_t>(all.size()));
+  absl::StatusOr<std::vector<Carry>> final =
+      exchange.Finish(request.want_final);
+  if (!final.ok()) return final.status();
+  outcome.final = *std::move(final);
+  return outcome;
+}
+
+absl::Status Mesh::Sum(std::vector<double>& values) {
+  return world_->AllReduce(values.data(), static_cast<int64_t>(values.size()),
+                           {"sum of losses or norms", -1, -1, ""});
+}
+
+absl::Status Mesh::StartReduce(ParameterStore& store, int64_t bucket) {
+  if (size() == 1) return absl::OkStatus();
+  if (next_bucket_ < 0) {
+    next_bucket_ = static_cast<int64_t>(store.buckets().size()) - 1;
+  }
+  CARRY_CHECK(bucket == next_bucket_);
+  // Bucket 0 is the embedding, bucket 1 + l is layer l.
+  reducing_.push_back(world_->ReduceScatter(
+      store.grads().f32(), Slices(store.buckets()[bucket], size()),
+      {"gradient reduction", bucket - 1, -1, "backward"}));
+  --next_bucket_;
+  return absl::OkStatus();
+}
+
+absl::Status Mesh::FinishReduce(ParameterStore& store) {
+  if (size() == 1) return absl::OkStatus();
+  if (next_bucket_ < 0) {
+    next_bucket_ = static_cast<int64_t>(store.buckets().size()) - 1;
+  }
+  while (next_bucket_ >= 0) {
+    absl::Status status = StartReduce(store, next_bucket_);
+    if (!status.ok()) return status;
+  }
+  for (auto& transfer : reducing_) {
+    absl::Status status = transfer->Wait();
+    if (!status.ok()) return status;
+  }
+  reducing_.clear();
+  return absl::OkStatus();
+}
+
+absl::Status Mesh::GatherParameters(ParameterStore& store) {
+  if (size() == 1) return absl::OkStatus();
+  for (size_t b = 0; b < store.buckets().size(); ++b) {
+    absl::Status status = world_->AllGatherParts(
+        store.values().f32(), Slices(store.buckets()[b], size()),
+        {"parameter gather", static_cast<int64_t>(b) - 1, -1, ""});
+    if (!status.ok()) return status;
+  }
+  store.Changed();
+  ++updates_;
+  const int64_t every = config_.audit_parameters_every();
+  if (every > 0 && updates_ % every == 0) return CheckParameters(store);
+  return absl::OkStatus();
+}
+
+absl::Status Mesh::CheckParameters(const ParameterStore& store) {
+  const uint64_t mine =
+      XXH3_64bits(store.values().data(), store.values().bytes());
+  return CheckEqual(absl::StrCat("parameters after update ", updates_),
+                    absl::StrCat(absl::Hex(mine)));
+}
+
+absl::Status Mesh::Broadcast(std::string& bytes) {
+  int64_t length = static_cast<int64_t>(bytes.size());
+  absl::Status status =
+      world_->Broadcast(&length, sizeof(length), 0, {"broadcast", -1, -1, ""});
+  if (!status.ok()) return status;
+  bytes.resize(length);
+  return world_->Broadcast(bytes.data(), length, 0, {"broadcast", -1, -1, ""});
+}
+
+absl::StatusOr<std::vector<std::string>> Mesh::Gather(
+    const std::string& bytes) {
+  const int64_t length = static_cast<int64_t>(bytes.size());
+  std::vector<int64_t> lengths(size());
+  absl::Status status = world_->AllGather(
+      &length, sizeof(length), lengths.data(), {"gather", -1, -1, ""});
+  if (!status.ok()) return status;
+  const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+  std::string padded = bytes;
+  padded.resize(longest);
+  std::string all(longest * size(), '\0');
+  status = world_->AllGather(padded.data(), longest, all.data(),
+                             {"gather", -1, -1, ""});
+  if (!status.ok()) return status;
+  std::vector<std::string> out;
+  for (int r = 0; r < size(); ++r) {
+    out.push_back(all.substr(r * longest, lengths[r]));
+  }
+  return out;
+}
+
+absl::Status Mesh::CheckEqual(const std::string& what,
+                              const std::string& text) {
+  const std::string digest =
+      absl::StrCat(absl::Hex(XXH3_64bits(text.data(), text.size())));
+  absl::StatusOr<std::vector<std::string>> all = Gather(digest);
+  if (!all.ok()) return all.status();
+  // The odd one is the one that most others differ from.
+  for (int r = 0; r < size(); ++r) {
+    const auto alike = std::count(all->begin(), all->end(), (*all)[r]);
+    if (alike == size()) return absl::OkStatus();
+    if (2 * alike <= size() && (size() > 2 || r > 0)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "rank ", r, " has another ", what, " than ", size() - alike,
+          size() - alike == 1 ? " other rank" : " other ranks",
+          "; start all ranks with one program, one recipe and the same data"));
+    }
+  }
+  return absl::InternalError(absl::StrCat("the ranks differ in ", what));
+}
+
+}  // namespace carry

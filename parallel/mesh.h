@@ -1,0 +1,69 @@
+// The mesh of ranks, data x sequence, as a training step sees it.
+//
+// Rank r has the place (d, s) = (r / S, r mod S). Ranks of equal d work on the
+// same rows of the batch and share each sequence; rows are dealt to d in
+// contiguous ranges. Gradients are summed over all ranks, bucket by bucket
+// while backward still runs; every rank keeps the optimizer state of its slice
+// of each bucket (ZeRO-1, arXiv 1910.02054 section 5).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "framework/train/distribution.h"
+#include "parallel/communicator.h"
+#include "recipes/schema/parallel.pb.h"
+
+namespace carry {
+
+class Mesh : public Distribution {
+ public:
+  // Collective over `world`. kInvalidArgument if the mesh of the recipe is not
+  // of world.size() ranks; the error says which sizes are.
+  static absl::StatusOr<std::unique_ptr<Mesh>> Create(
+      std::unique_ptr<Communicator> world, const config::Parallel& config);
+
+  int rank() const override { return world_->rank(); }
+  int size() const override { return world_->size(); }
+  int data_index() const { return rank() / sequence_->size(); }
+  int sequence_index() const { return sequence_->rank(); }
+
+  Range Rows(int64_t batch_size) const override;
+  std::vector<Range> Shards(const std::vector<Range>& buckets) const override;
+  int64_t Pieces(int64_t length, int64_t chunk_length) const override;
+  absl::StatusOr<PassOutcome> RunPass(LanguageModel& model,
+                                      const PassRequest& request) override;
+  absl::Status Sum(std::vector<double>& values) override;
+  absl::Status StartReduce(ParameterStore& store, int64_t bucket) override;
+  absl::Status FinishReduce(ParameterStore& store) override;
+  absl::Status GatherParameters(ParameterStore& store) override;
+  absl::Status Broadcast(std::string& bytes) override;
+  absl::StatusOr<std::vector<std::string>> Gather(
+      const std::string& bytes) override;
+
+  // kFailedPrecondition naming the odd rank if the ranks' texts differ. `what`
+  // is what the text describes: "recipe", "data".
+  absl::Status CheckEqual(const std::string& what, const std::string& text);
+
+  // Bytes that this rank sent: carries, and everything else.
+  CommCounters sequence_counters() const { return sequence_->counters(); }
+  CommCounters world_counters() const { return world_->counters(); }
+
+ private:
+  Mesh(std::unique_ptr<Communicator> world,
+       std::unique_ptr<Communicator> sequence, const config::Parallel& config)
+      : world_(std::move(world)),
+        sequence_(std::move(sequence)),
+        config_(config) {}
+  absl::Status CheckParameters(const ParameterStore& store);
+
+  std::unique_ptr<Communicator> world_;
+  std::unique_ptr<Communicator> sequence_;  // ranks of this data index
+  config::Parallel config_;
+  int64_t next_bucket_ = -1;  // to reduce next; -1: none is under way
+  std::vector<std::unique_ptr<Transfer>> reducing_;
+  int64_t updates_ = 0;
+};
+
+}  // namespace carry
