@@ -194,7 +194,8 @@ absl::Status Run::Train() {
 }
 
 bool HasCheckpoints(const std::string& out) {
-  absl::StatusOr<std::vector<int64_t>> steps = ListCheckpoints(out + "/checkpoints");
+  absl::StatusOr<std::vector<int64_t>> steps =
+      ListCheckpoints(out + "/checkpoints");
   return steps.ok() && !steps->empty();
 }
 
