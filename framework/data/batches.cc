@@ -140,7 +140,8 @@ absl::StatusOr<std::unique_ptr<BatchStream>> BatchStream::Create(
         options.batch_size, " spans; use fewer rows or more data"));
   }
   std::unique_ptr<BatchStream> stream(new BatchStream(corpus, options));
-  stream->max_steps_ = INT64_MAX / step_tokens;
+  // The shuffle moves a sample by less than an epoch, or not at all.
+  stream->max_steps_ = (INT64_MAX - corpus.num_tokens()) / step_tokens;
   return stream;
 }
 
