@@ -37,7 +37,7 @@ begin=$SECONDS
 echo "training took $((SECONDS - begin)) s in this run"
 
 say "Files that it has not seen"
-"$carry" eval "$run" --max-tokens 2097152 --files-to "$work/files" \
+"$carry" eval "$run" --max-tokens 1048576 --files-to "$work/files" \
   >"$work/eval"
 cat "$work/eval"
 bytes=0 packed=0 longest='' longest_size=0
@@ -45,7 +45,8 @@ while IFS= read -r -d '' file; do
   size=$(stat -L -c %s -- "$file")
   bytes=$((bytes + size))
   packed=$((packed + $(xz -9 --stdout -- "$file" | wc -c)))
-  if [ "$size" -gt "$longest_size" ]; then
+  # Long, but read in seconds.
+  if [ "$size" -gt "$longest_size" ] && [ "$size" -le 524288 ]; then
     longest=$file longest_size=$size
   fi
 done <"$work/files"

@@ -168,6 +168,14 @@ TEST_F(TrainCliTest, EvaluatesAndGenerates) {
             a.out);
   EXPECT_NE(Run("generate run --prompt 'int ' --tokens 50 --seed 6").out,
             a.out);
+  // A token that was generated counts as one that was read.
+  const std::string greedy =
+      Run("generate run --prompt 'int v' --tokens 6 --temperature 0").out;
+  ASSERT_EQ(greedy.size(), 6u);
+  Write("prompt", "int v" + greedy.substr(0, 4));
+  EXPECT_EQ(
+      Run("generate run --prompt-file prompt --tokens 2 --temperature 0").out,
+      greedy.substr(4));
   EXPECT_EQ(Run("generate run --tokens 9 --temperature 0 --seed 1").out,
             Run("generate run --tokens 9 --top-k 1 --seed 2").out);
 }
