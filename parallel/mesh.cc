@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "parallel/prefix.h"
 #include "parallel/wavefront.h"
 
 namespace carry {
@@ -66,12 +67,14 @@ std::vector<Range> Mesh::Shards(const std::vector<Range>& buckets) const {
 }
 
 int64_t Mesh::Pieces(int64_t length, int64_t chunk_length) const {
+  if (Prefix()) return sequence_->size();
   return static_cast<int64_t>(CutIntoChunks(length, chunk_length).size());
 }
 
 absl::StatusOr<PassOutcome> Mesh::RunPass(LanguageModel& model,
                                           const PassRequest& request) {
   if (sequence_->size() == 1) return SingleRank().RunPass(model, request);
+  if (Prefix()) return RunPrefixPass(model, request, *sequence_);
   const std::vector<ChunkSpan> all =
       CutIntoChunks(request.batch.length, request.chunk_length);
   std::vector<ChunkSpan> mine;

@@ -55,6 +55,11 @@ class Mesh : public Distribution {
       : world_(std::move(world)),
         sequence_(std::move(sequence)),
         config_(config) {}
+  // Contiguous shards; WAVEFRONT otherwise. One rank needs no schedule.
+  bool Prefix() const {
+    return config_.schedule() == config::Parallel::PREFIX &&
+           sequence_->size() > 1;
+  }
   absl::Status CheckParameters(const ParameterStore& store);
 
   std::unique_ptr<Communicator> world_;

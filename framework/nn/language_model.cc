@@ -77,9 +77,8 @@ LanguageModel::Hidden LanguageModel::Embed(Tape& tape, const int32_t* tokens,
   return hidden;
 }
 
-LanguageModel::Hidden LanguageModel::Layer(
-    Tape& tape, int64_t layer, const Hidden& in, const ChunkInfo& chunk,
-    const CarryVars& carry_in, const Carry& out, CarryVars* carry_out) {
+LanguageModel::Hidden LanguageModel::BeginLayer(Tape& tape, int64_t layer,
+                                                const Hidden& in, Var* normed) {
   tape.SetScope(absl::StrCat("backbone.layers.", layer, "."));
   const RmsNormOut norm =
       RmsNorm(tape, in.residual, in.delta, *norms_[layer],
@@ -87,8 +86,17 @@ LanguageModel::Hidden LanguageModel::Layer(
   tape.Observe("norm", norm.normed);
   Hidden hidden;
   hidden.residual = norm.sum;
-  hidden.delta = mixers_[layer]->Forward(tape, norm.normed, chunk, carry_in,
-                                         out, carry_out);
+  *normed = norm.normed;
+  return hidden;
+}
+
+LanguageModel::Hidden LanguageModel::Layer(
+    Tape& tape, int64_t layer, const Hidden& in, const ChunkInfo& chunk,
+    const CarryVars& carry_in, const Carry& out, CarryVars* carry_out) {
+  Var normed;
+  Hidden hidden = BeginLayer(tape, layer, in, &normed);
+  hidden.delta =
+      mixers_[layer]->Forward(tape, normed, chunk, carry_in, out, carry_out);
   return hidden;
 }
 

@@ -50,6 +50,10 @@ class LanguageModel {
   Hidden Layer(Tape& tape, int64_t layer, const Hidden& in,
                const ChunkInfo& chunk, const CarryVars& carry_in,
                const Carry& out, CarryVars* carry_out);
+  // Layer's two halves: the residual sum of `in` (in the result; its delta is
+  // the mixer's to fill) and what goes into the mixer.
+  Hidden BeginLayer(Tape& tape, int64_t layer, const Hidden& in, Var* normed);
+  Mixer& mixer(int64_t layer) { return *mixers_[layer]; }
   // nll fp32 [B*T] for targets [B*T] (-1: does not count). With a recording
   // tape this also starts the gradient of loss_weight * sum(nll).
   Tensor Loss(Tape& tape, const Hidden& in, const int32_t* targets,

@@ -41,6 +41,18 @@ Initializer FanInInit(int64_t fan_in, double scale = 1.0) {
   return UniformInit(-bound, bound);
 }
 
+struct MambaRun : LinearCarry::Run {
+  const uint8_t* document_start;
+  Var xz;
+  SelectiveScanIn scan;
+  Var y;  // of the scan
+};
+
+MambaRun& Cast(LinearCarry::Run& run) { return static_cast<MambaRun&>(run); }
+const MambaRun& Cast(const LinearCarry::Run& run) {
+  return static_cast<const MambaRun&>(run);
+}
+
 }  // namespace
 
 MambaMixer::MambaMixer(const config::Model& model, const std::string& prefix,
@@ -91,37 +103,81 @@ Var MambaMixer::Forward(Tape& tape, const Var& x, const ChunkInfo& chunk,
                         const CarryVars& carry_in, const Carry& out,
                         CarryVars* carry_out) {
   const bool has_carry = !carry_in.empty();
-  const Var xz = Linear(tape, x, *in_proj_, in_proj_bias_);
-  tape.Observe("mixer.in_proj", xz);
+  const std::unique_ptr<Run> run = Begin(tape, x, chunk);
+  Enter(tape, *run, has_carry ? carry_in[0] : Var(), out.field(0));
+  Scan(tape, *run, has_carry ? carry_in[1] : Var(), out.field(1));
+  *carry_out = {run->halo_out, run->state_out};
+  return Finish(tape, *run);
+}
 
-  const CausalConv1dOut conv = CausalConv1d(
-      tape, xz.Columns(0, inner_), *conv_, conv_bias_,
-      has_carry ? carry_in[0] : Var(), chunk.document_start, out.field(0));
+std::unique_ptr<LinearCarry::Run> MambaMixer::Begin(Tape& tape, const Var& x,
+                                                    const ChunkInfo& chunk) {
+  auto run = std::make_unique<MambaRun>();
+  run->document_start = chunk.document_start;
+  run->xz = Linear(tape, x, *in_proj_, in_proj_bias_);
+  tape.Observe("mixer.in_proj", run->xz);
+  run->halo_source = run->xz.Columns(0, inner_);
+  return run;
+}
+
+void MambaMixer::Enter(Tape& tape, Run& base, const Var& halo, Tensor out) {
+  MambaRun& run = Cast(base);
+  const CausalConv1dOut conv =
+      CausalConv1d(tape, run.halo_source, *conv_, conv_bias_, halo,
+                   run.document_start, std::move(out));
   tape.Observe("mixer.conv1d", conv.y);
+  run.halo_out = conv.carry_out;
 
   const Var dbc = Linear(tape, conv.y, *x_proj_, nullptr);
   tape.Observe("mixer.x_proj", dbc);
 
-  SelectiveScanIn scan;
+  SelectiveScanIn& scan = run.scan;
   scan.u = conv.y;
   scan.dt_raw = Linear(tape, dbc.Columns(0, rank_), *dt_proj_, nullptr);
   tape.Observe("mixer.dt_proj", scan.dt_raw);
   scan.b = dbc.Columns(rank_, states_);
   scan.c = dbc.Columns(rank_ + states_, states_);
-  scan.z = xz.Columns(inner_, inner_);
-  if (has_carry) scan.state = carry_in[1];
+  scan.z = run.xz.Columns(inner_, inner_);
   scan.a_log = a_log_;
   scan.d = d_;
   scan.dt_bias = dt_bias_;
-  scan.document_start = chunk.document_start;
-  const SelectiveScanOut scanned = SelectiveScan(tape, scan, out.field(1));
+  scan.document_start = run.document_start;
+}
+
+void MambaMixer::Scan(Tape& tape, Run& base, const Var& state, Tensor out) {
+  MambaRun& run = Cast(base);
+  run.scan.state = state;
+  const SelectiveScanOut scanned =
+      SelectiveScan(tape, run.scan, std::move(out));
   tape.Observe("mixer.selective_scan", scanned.y);
   tape.Observe("mixer.state", scanned.state);
-  *carry_out = {conv.carry_out, scanned.state};
+  run.y = scanned.y;
+  run.state_out = scanned.state;
+}
 
-  const Var y = Linear(tape, scanned.y, *out_proj_, out_proj_bias_);
+Var MambaMixer::Finish(Tape& tape, Run& run) {
+  const Var y = Linear(tape, Cast(run).y, *out_proj_, out_proj_bias_);
   tape.Observe("mixer.out_proj", y);
   return y;
+}
+
+void MambaMixer::Summarize(const Run& run, float* summary) {
+  const SelectiveScanIn& scan = Cast(run).scan;
+  float* dt_sum = summary + scan.u.value().dim(0) * inner_ * states_;
+  SummarizeScan(scan, {summary, dt_sum});
+}
+
+void MambaMixer::SummarizeGrad(const Run& run, float* summary) {
+  const MambaRun& mamba = Cast(run);
+  float* dt_sum = summary + mamba.y.value().dim(0) * inner_ * states_;
+  SummarizeScanGrad(mamba.scan, mamba.y, {summary, dt_sum});
+}
+
+void MambaMixer::Apply(const float* summary, const Tensor& state) {
+  const int64_t batch = state.dim(0);
+  const Tensor a = ScanRates(*a_log_);
+  ApplyScanSummary(batch, inner_, states_, a.f32(), summary,
+                   summary + batch * inner_ * states_, state.f32());
 }
 
 int64_t MambaMixer::TapeBytesPerToken(DType activations) const {

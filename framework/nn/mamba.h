@@ -16,7 +16,7 @@
 
 namespace carry {
 
-class MambaMixer : public Mixer {
+class MambaMixer : public Mixer, public LinearCarry {
  public:
   MambaMixer(const config::Model& model, const std::string& prefix,
              ParameterStore& store);
@@ -25,8 +25,25 @@ class MambaMixer : public Mixer {
   Var Forward(Tape& tape, const Var& x, const ChunkInfo& chunk,
               const CarryVars& carry_in, const Carry& out,
               CarryVars* carry_out) override;
+  LinearCarry* linear_carry() override { return this; }
   int64_t TapeBytesPerToken(DType activations) const override;
   int64_t MatMulFlopsPerToken() const override;
+
+  // LinearCarry. A summary is s [B, E, N], then the sum of dt [B, E]
+  // (kernels/selective_scan_summary.h).
+  size_t halo_field() const override { return 0; }
+  size_t state_field() const override { return 1; }
+  std::unique_ptr<Run> Begin(Tape& tape, const Var& x,
+                             const ChunkInfo& chunk) override;
+  void Enter(Tape& tape, Run& run, const Var& halo, Tensor out) override;
+  void Scan(Tape& tape, Run& run, const Var& state, Tensor out) override;
+  Var Finish(Tape& tape, Run& run) override;
+  int64_t SummarySize(int64_t batch) const override {
+    return batch * inner_ * (states_ + 1);
+  }
+  void Summarize(const Run& run, float* summary) override;
+  void SummarizeGrad(const Run& run, float* summary) override;
+  void Apply(const float* summary, const Tensor& state) override;
 
  private:
   int64_t hidden_, inner_, states_, taps_, rank_;  // D, E, N, K, R

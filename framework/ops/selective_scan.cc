@@ -8,16 +8,6 @@
 namespace carry {
 namespace {
 
-// A = -exp(A_log). [E, N] is tiny beside [T, E, N]; fp64 keeps it exact.
-Tensor NegativeExp(const Tensor& a_log) {
-  Tensor a = Tensor::Empty(a_log.shape(), DType::kF32);
-  for (int64_t i = 0; i < a.size(); ++i) {
-    a.f32()[i] =
-        static_cast<float>(-std::exp(static_cast<double>(a_log.f32()[i])));
-  }
-  return a;
-}
-
 SelectiveScanArgs MakeArgs(const SelectiveScanIn& in, const Tensor& a) {
   const Shape& shape = in.u.value().shape();
   CARRY_CHECK(shape.size() == 3 && in.a_log->shape()[0] == shape[2]);
@@ -79,9 +69,20 @@ void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
 
 }  // namespace
 
+Tensor ScanRates(const Parameter& a_log) {
+  const Tensor& log = a_log.value();
+  // [E, N] is tiny beside [T, E, N]; fp64 keeps it exact.
+  Tensor a = Tensor::Empty(log.shape(), DType::kF32);
+  for (int64_t i = 0; i < a.size(); ++i) {
+    a.f32()[i] =
+        static_cast<float>(-std::exp(static_cast<double>(log.f32()[i])));
+  }
+  return a;
+}
+
 SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
                                Tensor state_buffer) {
-  const Tensor a = NegativeExp(in.a_log->value());
+  const Tensor a = ScanRates(*in.a_log);
   const SelectiveScanArgs args = MakeArgs(in, a);
   if (!state_buffer.defined()) {
     state_buffer = Tensor::Empty({args.batch, args.channels, args.states},
@@ -104,6 +105,21 @@ SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
     return absl::OkStatus();
   });
   return out;
+}
+
+void SummarizeScan(const SelectiveScanIn& in, const ScanSummary& summary) {
+  const Tensor a = ScanRates(*in.a_log);
+  SelectiveScanSummary(MakeArgs(in, a), summary);
+}
+
+void SummarizeScanGrad(const SelectiveScanIn& in, const Var& y,
+                       const ScanSummary& summary) {
+  const Tensor a = ScanRates(*in.a_log);
+  Tensor dy = y.grad();
+  if (!dy.defined()) {
+    dy = Tensor::Zeros(y.value().shape(), y.value().dtype());
+  }
+  SelectiveScanGradSummary(MakeArgs(in, a), dy.view(), summary);
 }
 
 }  // namespace carry

@@ -3,6 +3,7 @@
 
 #include "framework/parameter.h"
 #include "framework/tape.h"
+#include "kernels/selective_scan_summary.h"
 
 namespace carry {
 
@@ -23,5 +24,14 @@ struct SelectiveScanOut {
 // The final state is written to `state_buffer` if that is defined.
 SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
                                Tensor state_buffer);
+
+// A = -exp(a_log), fp32 [E, N].
+Tensor ScanRates(const Parameter& a_log);
+
+// The scan's effect on a state and, with the gradient of `y` at hand, on the
+// gradient of a state: kernels/selective_scan_summary.h. in.state is not read.
+void SummarizeScan(const SelectiveScanIn& in, const ScanSummary& summary);
+void SummarizeScanGrad(const SelectiveScanIn& in, const Var& y,
+                       const ScanSummary& summary);
 
 }  // namespace carry

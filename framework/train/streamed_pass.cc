@@ -5,16 +5,6 @@
 #include <utility>
 
 namespace carry {
-namespace {
-
-// One chunk's tokens, dense.
-struct ChunkData {
-  ChunkData(const SequenceBatch& batch, const ChunkSpan& span);
-  ChunkInfo info;
-  std::vector<int32_t> tokens;
-  std::vector<int32_t> targets;
-  std::vector<uint8_t> document_start;
-};
 
 ChunkData::ChunkData(const SequenceBatch& batch, const ChunkSpan& span) {
   info.batch = batch.batch;
@@ -37,21 +27,22 @@ ChunkData::ChunkData(const SequenceBatch& batch, const ChunkSpan& span) {
   if (any_start) info.document_start = document_start.data();
 }
 
-CarryVars ToVars(const Carry& carry, bool needs_grad) {
-  CarryVars vars;
-  for (size_t i = 0; i < carry.fields(); ++i) {
-    vars.emplace_back(carry.field(i), needs_grad);
-  }
-  return vars;
-}
-
-// Sums of nll [B, T] by row.
 void SumRows(const Tensor& nll, int64_t batch, double* sums) {
   const int64_t time = nll.size() / batch;
   for (int64_t b = 0; b < batch; ++b) {
     sums[b] = 0;
     for (int64_t t = 0; t < time; ++t) sums[b] += nll.f32()[b * time + t];
   }
+}
+
+namespace {
+
+CarryVars ToVars(const Carry& carry, bool needs_grad) {
+  CarryVars vars;
+  for (size_t i = 0; i < carry.fields(); ++i) {
+    vars.emplace_back(carry.field(i), needs_grad);
+  }
+  return vars;
 }
 
 // A chunk whose tape waits for backward. The tape's closures point into

@@ -44,6 +44,19 @@ struct ChunkSpan {
 // All chunks of `chunk_length` tokens; the last may be short. 0: one chunk.
 std::vector<ChunkSpan> CutIntoChunks(int64_t length, int64_t chunk_length);
 
+// One chunk's tokens, dense. `info` points into it: it must not move while a
+// tape needs it.
+struct ChunkData {
+  ChunkData(const SequenceBatch& batch, const ChunkSpan& span);
+  ChunkInfo info;
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> targets;
+  std::vector<uint8_t> document_start;
+};
+
+// sums[b] = sum of nll [B, T] over t, in order.
+void SumRows(const Tensor& nll, int64_t batch, double* sums);
+
 struct StreamedPassOptions {
   float loss_weight = 1;
   int64_t tape_memory_budget = 0;

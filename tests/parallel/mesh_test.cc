@@ -21,6 +21,9 @@ struct Case {
   bool carried = false;
   bool bf16 = false;
   int steps = 5;
+  bool prefix = false;
+  int64_t tape_memory_budget = 0;
+  std::vector<int64_t> starts = {};  // in place of random documents
 };
 
 std::string Describe(const Case& c) {
@@ -28,7 +31,8 @@ std::string Describe(const Case& c) {
          " B=" + std::to_string(c.batch) + " L=" + std::to_string(c.length) +
          " C=" + std::to_string(c.chunk) +
          " documents=" + std::to_string(c.mean_document) +
-         (c.carried ? " carried" : "") + (c.bf16 ? " bf16" : "");
+         (c.carried ? " carried" : "") + (c.bf16 ? " bf16" : "") +
+         (c.prefix ? " PREFIX" : "");
 }
 
 config::Recipe MakeRecipe(const Case& c) {
@@ -40,12 +44,16 @@ config::Recipe MakeRecipe(const Case& c) {
   training.set_batch_size(c.batch);
   training.set_micro_batch_size(c.micro);
   training.set_chunk_length(c.chunk);
+  training.set_tape_memory_budget(c.tape_memory_budget);
   if (c.bf16) training.set_precision(config::Training::BF16);
   recipe.mutable_optimizer()->set_learning_rate(2e-3);
   recipe.mutable_optimizer()->set_schedule(config::Optimizer::CONSTANT);
   if (c.carried) recipe.mutable_data()->set_packing(config::Data::CARRIED);
   recipe.mutable_parallel()->set_data(c.data);
   recipe.mutable_parallel()->set_sequence(c.sequence);
+  if (c.prefix) {
+    recipe.mutable_parallel()->set_schedule(config::Parallel::PREFIX);
+  }
   recipe.mutable_parallel()->set_audit_parameters_every(2);
   EXPECT_TRUE(ApplyRules(&recipe, "", nullptr).ok());
   return recipe;
@@ -64,7 +72,13 @@ void Train(const Case& c, Distribution& ranks, std::mutex& mutex,
   Learner learner(MakeRecipe(c), ranks);
   ParameterStore& store = learner.model().parameters();
   for (int step = 0; step < c.steps; ++step) {
-    const TinyBatch batch(c.batch, c.length, 37, c.mean_document, step);
+    TinyBatch batch(c.batch, c.length, 37,
+                    c.starts.empty() ? c.mean_document : 0, step);
+    for (int64_t start : c.starts) {
+      for (int64_t b = 0; b < c.batch; ++b) {
+        batch.starts[b * c.length + start] = 1;
+      }
+    }
     SequenceBatch mine = batch.view;
     const Range rows = ranks.Rows(c.batch);
     mine.batch = rows.size();
@@ -136,8 +150,9 @@ void ExpectSame(const Case& c) {
   const Outcome want = OneRank(c), got = OnMesh(c);
   ASSERT_EQ(got.losses.size(), want.losses.size());
   const double loose = c.bf16 ? 2e-2 : 1e-5;
-  // Rows run in other micro-batches when D > 1, so only S keeps the bits.
-  if (c.data == 1 && !c.bf16) {
+  // Rows run in other micro-batches when D > 1, so only S keeps the bits;
+  // PREFIX adds up states in another order.
+  if (c.data == 1 && !c.bf16 && !c.prefix) {
     EXPECT_EQ(got.losses[0], want.losses[0]) << "the first loss, bit for bit";
   }
   for (size_t i = 0; i < want.losses.size(); ++i) {
@@ -153,15 +168,28 @@ void ExpectSame(const Case& c) {
   }
 }
 
-TEST(Wavefront, EverySequenceSize) {
+// Both schedules.
+class Schedules : public ::testing::TestWithParam<bool> {
+ protected:
+  void Expect(Case c) {
+    c.prefix = GetParam();
+    ExpectSame(c);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Mesh, Schedules, ::testing::Bool(),
+                         [](const auto& info) {
+                           return info.param ? "Prefix" : "Wavefront";
+                         });
+
+TEST_P(Schedules, EverySequenceSize) {
   for (int s = 1; s <= 8; ++s) {
     Case c;
     c.sequence = s;
-    ExpectSame(c);
+    Expect(c);
   }
 }
 
-TEST(Wavefront, OddSizes) {
+TEST_P(Schedules, OddSizes) {
   for (const Case& c : {
            Case{.sequence = 3, .length = 2, .chunk = 1},  // fewer than ranks
            Case{.sequence = 4, .length = 1, .chunk = 5},
@@ -171,32 +199,62 @@ TEST(Wavefront, OddSizes) {
            Case{.sequence = 3, .length = 24, .chunk = 8, .mean_document = 0},
            Case{.sequence = 2, .batch = 5, .micro = 2},
        }) {
-    ExpectSame(c);
+    Expect(c);
   }
 }
 
-TEST(Wavefront, CarriesGoOnFromStepToStep) {
+// Halos come from several ranks, or from the initial carry through them.
+TEST_P(Schedules, ShardsBelowTheConvolution) {
+  for (int s : {4, 5, 7, 8}) {
+    for (int documents : {0, 3}) {
+      for (bool carried : {false, true}) {
+        Expect(Case{.sequence = s,
+                    .length = 9,
+                    .chunk = 1,
+                    .mean_document = documents,
+                    .carried = carried});
+      }
+    }
+  }
+}
+
+TEST_P(Schedules, DocumentsAtShardEdges) {
+  // Edges of the shards of 24 tokens over 3 ranks, and beside them.
+  for (const std::vector<int64_t>& starts : std::vector<std::vector<int64_t>>{
+           {8}, {16}, {7, 15}, {9, 17}, {8, 16}}) {
+    Expect(Case{.sequence = 3, .length = 24, .chunk = 8, .starts = starts});
+  }
+}
+
+TEST_P(Schedules, CarriesGoOnFromStepToStep) {
   for (int s : {2, 3, 4}) {
-    ExpectSame(
+    Expect(
         Case{.sequence = s, .batch = 3, .mean_document = 0, .carried = true});
   }
 }
 
-TEST(Wavefront, Bf16) { ExpectSame(Case{.sequence = 3, .bf16 = true}); }
+TEST_P(Schedules, Bf16) { Expect(Case{.sequence = 3, .bf16 = true}); }
 
-TEST(Mesh, DataAndSequence) {
-  ExpectSame(Case{.data = 2, .batch = 4});
-  ExpectSame(Case{.data = 3, .batch = 2});  // a rank without rows
-  ExpectSame(Case{.data = 2, .sequence = 2, .batch = 5});
-  ExpectSame(Case{.data = 2,
-                  .sequence = 3,
-                  .batch = 4,
-                  .mean_document = 0,
-                  .carried = true});
+TEST_P(Schedules, KeptTapes) {
+  Expect(Case{.sequence = 3, .tape_memory_budget = 1 << 30});
 }
 
-TEST(Mesh, SameMeshSameBits) {
-  const Case c{.data = 2, .sequence = 3, .batch = 4};
+TEST_P(Schedules, DataAndSequence) {
+  Expect(Case{.data = 2, .sequence = 2, .batch = 5});
+  Expect(Case{.data = 2,
+              .sequence = 3,
+              .batch = 4,
+              .mean_document = 0,
+              .carried = true});
+}
+
+TEST(Mesh, Data) {
+  ExpectSame(Case{.data = 2, .batch = 4});
+  ExpectSame(Case{.data = 3, .batch = 2});  // a rank without rows
+}
+
+TEST_P(Schedules, SameMeshSameBits) {
+  const Case c{.data = 2, .sequence = 3, .batch = 4, .prefix = GetParam()};
   const Outcome a = OnMesh(c), b = OnMesh(c);
   EXPECT_TRUE(a.values == b.values);
   EXPECT_TRUE(a.losses == b.losses);
@@ -223,14 +281,12 @@ TEST(Mesh, OptimizerStateIsShared) {
   });
 }
 
-TEST(Mesh, CarryBytesAreWhatTheDesignSays) {
-  // B E (N + K - 1) 4 a layer and chunk edge, in each direction, and the seal.
-  const Case c{
-      .sequence = 2, .batch = 2, .length = 40, .chunk = 10, .steps = 1};
+// What all ranks sent for carries in one step.
+double CarryBytes(const Case& c) {
   std::mutex mutex;
   Outcome out;
-  std::vector<double> bytes;
-  RunRanks(2, [&](std::unique_ptr<Communicator> comm) {
+  double bytes = 0;
+  RunRanks(c.sequence, [&](std::unique_ptr<Communicator> comm) {
     auto mesh = Mesh::Create(std::move(comm), MakeRecipe(c).parallel());
     ASSERT_TRUE(mesh.ok());
     const int64_t before = (*mesh)->sequence_counters().bytes;
@@ -239,11 +295,35 @@ TEST(Mesh, CarryBytesAreWhatTheDesignSays) {
         static_cast<double>((*mesh)->sequence_counters().bytes - before)};
     ASSERT_TRUE((*mesh)->Sum(sent).ok());
     std::lock_guard<std::mutex> lock(mutex);
-    bytes = sent;
+    bytes = sent[0];
   });
-  const int64_t layers = 3, inner = 24, states = 5, taps = 4, edges = 3;
-  EXPECT_EQ(bytes[0],
-            2.0 * layers * edges * (2 * inner * (states + taps - 1) * 4 + 32));
+  return bytes;
+}
+
+constexpr double kLayers = 3, kInner = 24, kStates = 5, kTaps = 4;
+
+TEST(Wavefront, CarryBytesAreWhatTheDesignSays) {
+  // B E (N + K - 1) 4 a layer and chunk edge, in each direction, and the seal.
+  const Case c{
+      .sequence = 2, .batch = 2, .length = 40, .chunk = 10, .steps = 1};
+  const double edges = 3;
+  EXPECT_EQ(CarryBytes(c), 2 * kLayers * edges *
+                               (2 * kInner * (kStates + kTaps - 1) * 4 + 32));
+}
+
+TEST(Prefix, CarryBytesAreWhatTheDesignSays) {
+  // A layer, in each direction: a summary of B E (N + 1) 4 from each rank to
+  // each other, and a halo of B E (K - 1) 4 across each edge.
+  for (double s : {2, 3}) {
+    const Case c{.sequence = static_cast<int>(s),
+                 .batch = 2,
+                 .length = 40,
+                 .steps = 1,
+                 .prefix = true};
+    EXPECT_EQ(CarryBytes(c), 2 * kLayers *
+                                 (s * (s - 1) * 2 * kInner * (kStates + 1) * 4 +
+                                  (s - 1) * 2 * kInner * (kTaps - 1) * 4));
+  }
 }
 
 TEST(Mesh, RefusesAWorldOfAnotherSize) {

@@ -1,0 +1,52 @@
+// Halos of contiguous shards: the W inputs before a shard's first token, from
+// the ranks on its left. A shard shorter than W makes its right neighbours take
+// theirs from several ranks; before the sequence lies the initial carry, on
+// rank 0. Inputs of an earlier document are zero.
+//
+// A message is [B][inputs][E] fp32, from each rank to each that needs some of
+// its inputs; its gradient goes the way back.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "framework/tape.h"
+#include "framework/train/streamed_pass.h"
+#include "parallel/communicator.h"
+
+namespace carry {
+
+class HaloExchange {
+ public:
+  // One layer's. `spans` by rank, those without tokens last; this rank has
+  // some. `shape` is [E, W]. Everything passed by reference is to outlive it.
+  HaloExchange(Communicator& comm, const std::vector<ChunkSpan>& spans,
+               const SequenceBatch& batch, int64_t layer, const Shape& shape)
+      : comm_(comm),
+        spans_(spans),
+        batch_(batch),
+        layer_(layer),
+        channels_(shape[0]),
+        width_(shape[1]) {}
+
+  // `source` [B, T, E]: this shard's inputs. `halo` [B, E, W], oldest first: on
+  // rank 0 the initial carry or undefined (zeros), elsewhere filled.
+  absl::Status Forward(const Tensor& source, const Tensor& halo) const;
+  // Sends the gradient of `halo` back (it has none on rank 0) and adds what
+  // comes from the right to that of `source`.
+  absl::Status Backward(const Var& source, const Var& halo) const;
+
+ private:
+  struct Messages;
+  // Inputs of rank `from` in the halo of rank `to`, by position in the
+  // sequence; rank 0 also has those before it, unless `tokens_only`.
+  Part Inputs(int from, int to, bool tokens_only) const;
+  bool SameDocument(int64_t row, int64_t position, int64_t shard_begin) const;
+
+  Communicator& comm_;
+  const std::vector<ChunkSpan>& spans_;
+  const SequenceBatch& batch_;
+  const int64_t layer_, channels_, width_;
+};
+
+}  // namespace carry
