@@ -55,10 +55,11 @@ absl::StatusOr<std::unique_ptr<const Corpus>> OpenCorpus(
 }
 
 // The paths that were read, each ended by a NUL, as `xargs -0` takes them.
-absl::Status WriteFileList(const Corpus& corpus, int64_t documents,
+absl::Status WriteFileList(const Corpus& corpus,
+                           const std::vector<int64_t>& documents,
                            const std::string& path) {
   std::string list, last;
-  for (int64_t i = 0; i < documents; ++i) {
+  for (int64_t i : documents) {
     if (corpus.DocumentPath(i) == last) continue;
     last = corpus.DocumentPath(i);
     absl::StrAppend(&list, last);
@@ -99,7 +100,7 @@ absl::Status Eval(const EvalOptions& options) {
   if (!eval.ok()) return eval.status();
   Print(*model, *eval);
   if (options.files_to.empty()) return absl::OkStatus();
-  return WriteFileList(**corpus, eval->documents, options.files_to);
+  return WriteFileList(**corpus, eval->evaluated, options.files_to);
 }
 
 }  // namespace

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <string>
 
+#include "framework/random.h"
 #include "framework/train/streamed_pass.h"
 #include "kernels/check.h"
 
@@ -69,6 +71,32 @@ double CorpusEval::BitsPerByte() const {
   return result.nll / std::log(2.0) / static_cast<double>(bytes);
 }
 
+std::vector<int64_t> ChooseDocuments(const Corpus& corpus, int64_t max_tokens) {
+  const int64_t n = corpus.num_documents();
+  std::vector<int64_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  if (max_tokens == 0) return order;
+  const uint64_t stream = StreamOf("carry.evaluate");
+  std::sort(order.begin(), order.end(), [stream](int64_t a, int64_t b) {
+    return RandomBits(0, stream, a) < RandomBits(0, stream, b);
+  });
+  std::vector<int64_t> chosen;
+  int64_t left = max_tokens;
+  for (int64_t d : order) {
+    if (corpus.DocumentLength(d) > left) continue;
+    chosen.push_back(d);
+    left -= corpus.DocumentLength(d);
+  }
+  if (chosen.empty()) {
+    chosen.push_back(*std::min_element(
+        order.begin(), order.end(), [&corpus](int64_t a, int64_t b) {
+          return corpus.DocumentLength(a) < corpus.DocumentLength(b);
+        }));
+  }
+  std::sort(chosen.begin(), chosen.end());
+  return chosen;
+}
+
 absl::StatusOr<CorpusEval> EvaluateCorpus(
     LanguageModel& model, const Corpus& corpus, const Tokenizer& tokenizer,
     int64_t max_tokens, int64_t chunk_length,
@@ -77,13 +105,15 @@ absl::StatusOr<CorpusEval> EvaluateCorpus(
   CorpusEval eval;
   StreamEvaluator evaluator(model, chunk_length);
   std::vector<int32_t> tokens(chunk_length);
+  const std::vector<int64_t> documents = ChooseDocuments(corpus, max_tokens);
+  const int64_t chosen = static_cast<int64_t>(documents.size());
   int64_t read = 0;
   bool going = true;
-  for (int64_t d = first; d < corpus.num_documents() && going; d += stride) {
+  for (int64_t i = first; i < chosen && going; i += stride) {
+    const int64_t d = documents[i];
     const int64_t length = corpus.DocumentLength(d);
     for (int64_t begin = 0; begin < length && going; begin += chunk_length) {
-      int64_t count = std::min(chunk_length, length - begin);
-      if (max_tokens > 0) count = std::min(count, max_tokens - read);
+      const int64_t count = std::min(chunk_length, length - begin);
       corpus.ReadTokens(d, begin, count, tokens.data());
       evaluator.Add(tokens.data(), count, begin == 0);
       // A document's first token is not predicted.
@@ -93,11 +123,11 @@ absl::StatusOr<CorpusEval> EvaluateCorpus(
       if (!text.ok()) return text.status();
       eval.bytes += static_cast<int64_t>(text->size());
       read += count;
-      going = (max_tokens == 0 || read < max_tokens) &&
-              (!keep_going || keep_going(read));
+      going = !keep_going || keep_going(read);
     }
-    ++eval.documents;
+    eval.evaluated.push_back(d);
   }
+  eval.documents = static_cast<int64_t>(eval.evaluated.size());
   eval.result = evaluator.Finish();
   return eval;
 }

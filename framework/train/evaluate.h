@@ -56,15 +56,22 @@ class StreamEvaluator {
 struct CorpusEval {
   EvalResult result;
   int64_t documents = 0;
+  std::vector<int64_t> evaluated;  // their indices, ascending; of this rank
   // Bytes of text that the predicted tokens stand for.
   int64_t bytes = 0;
   // Total information over total bytes; NaN if there is no byte.
   double BitsPerByte() const;
 };
 
-// Evaluates documents `first`, first + stride, ... in the corpus's order until
-// `max_tokens` tokens were read (0: all). `keep_going` is asked after every
-// chunk with the tokens read so far; false ends with what there is.
+// Whole documents of at most `max_tokens` tokens together (0: all), drawn in an
+// order that depends on their number alone; one that does not fit into what is
+// left is passed over, so that a few giants do not stand for all. Ascending. If
+// none fits, the shortest.
+std::vector<int64_t> ChooseDocuments(const Corpus& corpus, int64_t max_tokens);
+
+// Evaluates ChooseDocuments(corpus, max_tokens), of these the ones at places
+// `first`, first + stride, ... `keep_going` is asked after every chunk with the
+// tokens read so far; false ends with what there is.
 absl::StatusOr<CorpusEval> EvaluateCorpus(
     LanguageModel& model, const Corpus& corpus, const Tokenizer& tokenizer,
     int64_t max_tokens, int64_t chunk_length,

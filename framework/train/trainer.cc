@@ -104,10 +104,10 @@ absl::StatusOr<CorpusEval> Trainer::Evaluate(
                training.chunk_length() *
                    std::max<int64_t>(1, training.micro_batch_size()));
   const int64_t ranks = ranks_.size();
-  const int64_t most = recipe_.evaluation().max_tokens();
-  absl::StatusOr<CorpusEval> eval = EvaluateCorpus(
-      learner_->model(), *data_.held_out, *data_.tokenizer,
-      (most + ranks - 1) / ranks, chunk, keep_going, ranks_.rank(), ranks);
+  absl::StatusOr<CorpusEval> eval =
+      EvaluateCorpus(learner_->model(), *data_.held_out, *data_.tokenizer,
+                     recipe_.evaluation().max_tokens(), chunk, keep_going,
+                     ranks_.rank(), ranks);
   if (!eval.ok() || ranks == 1) return eval;
   return SumOverRanks(*std::move(eval));
 }
