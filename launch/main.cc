@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "launch/command.h"
+#include "parallel/mpi_communicator.h"
 
 namespace carry {
 namespace {
@@ -56,7 +57,12 @@ int Main(int argc, char** argv) {
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
     absl::Status status = command.run();
-    if (!status.ok()) return Fail(std::string(status.message()), 1);
+    if (!status.ok()) {
+      Fail(std::string(status.message()), 1);
+      AbortMpi(1);  // The other ranks of this run, if there are any, end too.
+      return 1;
+    }
+    FinalizeMpi();
   }
   std::cout.flush();
   // A full disk or closed pipe at the far end of standard output.

@@ -39,6 +39,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(
     return LoadSentencePiece(options.tokenizer);
   }
   std::vector<std::string> paths;
+  paths.reserve(files.size());
   for (const DataFile& file : files) paths.push_back(file.path);
   SentencePieceOptions learn = options.learn;
   learn.seed = options.seed;

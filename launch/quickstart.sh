@@ -3,39 +3,87 @@
 #
 #   bash launch/quickstart.sh [--set FIELD=VALUE ...]
 #
-# Trains recipes/quickstart.textproto on the headers under /usr/include.
+# Trains recipes/quickstart.textproto on the headers under /usr/include. A run
+# that was interrupted goes on; one that is done is not trained again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '\n== %s\n' "$*"; }
-# Bytes as MiB with two digits.
-mib() { awk -v b="$1" 'BEGIN { printf "%.2f MiB", b / 1048576 }'; }
+# bits_per_byte BYTES_PACKED BYTES
+bits_per_byte() { awk -v p="$1" -v b="$2" 'BEGIN { printf "%.3f", 8 * p / b }'; }
 
-say "Building (the first time takes minutes)"
+say "Setting up and building (the first time takes minutes)"
 bash launch/setup.sh
 cmake --preset release >/dev/null
 cmake --build --preset release --target carry
 
 carry=build/carry
-out=runs/quickstart
+run=runs/quickstart
 recipe=recipes/quickstart.textproto
-say "Training"
-"$carry" train "$recipe" --out "$out" "$@"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
-held_out=$(mktemp)
-trap 'rm -f "$held_out" "$held_out".*' EXIT
-say "Held-out files: bits a byte, and what xz -9 needs for the same files"
-"$carry" eval "$out" --files-to "$held_out" | tee "$held_out.eval"
-bytes=0
-packed=0
+# A finished run of another recipe, such as an older version's, is no use.
+"$carry" inspect "$recipe" "$@" >"$work/recipe"
+if [ -e "$run/inspected" ] && ! cmp -s "$work/recipe" "$run/inspected"; then
+  rm -rf "$run"
+fi
+mkdir -p "$run"
+cp "$work/recipe" "$run/inspected"
+
+say "Training a byte-level Mamba on the headers under /usr/include"
+begin=$SECONDS
+"$carry" train "$recipe" --out "$run" --resume "$@"
+echo "training took $((SECONDS - begin)) s in this run"
+
+say "Files that it has not seen"
+"$carry" eval "$run" --max-tokens 1048576 --files-to "$work/files" \
+  >"$work/eval"
+cat "$work/eval"
+bytes=0 packed=0 longest='' longest_size=0
 while IFS= read -r -d '' file; do
-  size=$(stat -L -c %s "$file")
-  small=$(xz -9 --stdout -- "$file" | wc -c)
+  size=$(stat -L -c %s -- "$file")
   bytes=$((bytes + size))
-  packed=$((packed + small))
-done <"$held_out"
-tr '\0' '\n' <"$held_out" >"$held_out.list"
-joined=$(xargs -0 cat <"$held_out" | xz -9 --stdout | wc -c)
-awk -v b="$bytes" -v p="$packed" -v j="$joined" 'BEGIN {
-  printf "xz -9, file by file  %.3f bits/byte\n", 8 * p / b
-  printf "xz -9, all as one    %.3f bits/byte\n", 8 * j / b }'
+  packed=$((packed + $(xz -9 --stdout -- "$file" | wc -c)))
+  # Long, but read in seconds.
+  if [ "$size" -gt "$longest_size" ] && [ "$size" -le 524288 ]; then
+    longest=$file longest_size=$size
+  fi
+done <"$work/files"
+together=$(xargs -0 cat -- <"$work/files" | xz -9 --stdout | wc -c)
+cat <<END
+
+the same $bytes bytes:
+  this model, each file from its start   $(awk '/^bits\/byte/ { printf "%.3f", $2 }' "$work/eval") bits/byte
+  xz -9, each file by itself             $(bits_per_byte "$packed" "$bytes") bits/byte
+  xz -9, all files as one                $(bits_per_byte "$together" "$bytes") bits/byte
+END
+
+say "One long file, the carry kept: the loss falls with context"
+echo "$longest"
+"$carry" eval "$run" "$longest" | sed '1,/^$/d'
+
+say "400 bytes of its own"
+prompt='#ifndef '
+printf '%s' "$prompt"
+"$carry" generate "$run" --prompt "$prompt" --tokens 400 --temperature 0.8 \
+  --top-p 0.95 --seed 1
+echo
+
+checkpoints=("$run"/checkpoints/step-*)
+cat <<END
+
+== Where things are
+checkpoint   ${checkpoints[-1]} (Hugging Face's
+             MambaForCausalLM loads this folder)
+metrics      $run/metrics.jsonl, and for TensorBoard: tensorboard --logdir runs
+log          $run/train.log
+recipe       $run/recipe.textproto, with every default
+
+== What to try next
+$carry generate $run --prompt 'static inline int ' --tokens 400
+$carry train $recipe --set 'data.train=[YOUR_FOLDER]' \\
+    --set data.extensions= --out runs/mine
+$carry inspect recipes/million-token.textproto
+$carry train --help
+END

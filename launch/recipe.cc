@@ -8,7 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "framework/io/file.h"
-#include "launch/cost.h"
+#include "framework/nn/language_model.h"
 #include "launch/human.h"
 #include "launch/recipe_field.h"
 #include "launch/recipe_resolve.h"
@@ -26,17 +26,6 @@ std::string MixerText(const config::Model& model) {
                          model.num_layers(), model.hidden_size(),
                          mamba.expand(), mamba.state_size(),
                          mamba.conv_kernel(), mamba.time_step_rank());
-}
-
-std::string ModelText(const config::Recipe& recipe) {
-  const config::Model& model = recipe.model();
-  std::string text = MixerText(model);
-  if (model.vocab_size() > 0) {
-    absl::StrAppend(&text, "; vocabulary ", model.vocab_size(),
-                    model.tie_embeddings() ? " tied; " : "; ",
-                    Human(CostOf(recipe).parameters), " parameters");
-  }
-  return text;
 }
 
 std::string DataText(const config::Data& data) {
@@ -140,11 +129,21 @@ std::string RecipeText(const config::Recipe& recipe) {
   return text;
 }
 
+std::string DescribeModel(const config::Model& model) {
+  std::string text = MixerText(model);
+  if (model.vocab_size() == 0) return text;
+  const LanguageModel shape(model, DType::kF32);
+  return absl::StrCat(text, "; vocabulary ", model.vocab_size(),
+                      model.tie_embeddings() ? " tied; " : "; ",
+                      Human(static_cast<double>(shape.NumParameters())),
+                      " parameters");
+}
+
 std::string DescribeRecipe(const config::Recipe& recipe) {
   const config::Training& t = recipe.training();
   const int64_t tokens = t.steps() * t.batch_size() * t.sequence_length();
   return absl::StrCat("recipe      ", recipe.name(), "\n",                    //
-                      "model       ", ModelText(recipe), "\n",                //
+                      "model       ", DescribeModel(recipe.model()), "\n",    //
                       "data        ", DataText(recipe.data()), "\n",          //
                       "step        ", StepText(t), "\n",                      //
                       "run         ", t.steps(), " steps = ", Human(tokens),  //

@@ -26,6 +26,9 @@ absl::StatusOr<config::Recipe> LoadRecipe(const std::string& path,
 // The whole recipe in text format; ParseRecipe reads it back as it is.
 std::string RecipeText(const config::Recipe& recipe);
 
+// "mamba 8 x 128, expand 2, ...; 966K parameters", of a resolved model.
+std::string DescribeModel(const config::Model& model);
+
 // A few aligned lines that say what a resolved recipe does.
 std::string DescribeRecipe(const config::Recipe& recipe);
 

@@ -235,6 +235,7 @@ std::string NearestName(absl::string_view name,
 
 std::vector<std::string> FieldNames(const pb::Descriptor& type) {
   std::vector<std::string> names;
+  names.reserve(type.field_count());
   for (int i = 0; i < type.field_count(); ++i) {
     names.push_back(type.field(i)->name());
   }

@@ -21,6 +21,7 @@
 #include "launch/machine.h"
 #include "launch/metrics.h"
 #include "launch/progress.h"
+#include "launch/ranks.h"
 #include "launch/recipe.h"
 #include "launch/recipe_resolve.h"
 
@@ -31,6 +32,7 @@ struct TrainOptions {
   RecipeOptions recipe;
   std::string out;
   bool resume = false;
+  bool threads_given = false;
 };
 
 double Now() {
@@ -42,8 +44,10 @@ double Now() {
 // The run around a Trainer: what is logged, saved and evaluated when.
 class Run {
  public:
-  Run(Trainer& trainer, std::string out)
+  Run(Trainer& trainer, Ranks& ranks, std::string out)
       : trainer_(trainer),
+        ranks_(ranks),
+        speaks_(ranks.distribution->rank() == 0),
         out_(std::move(out)),
         cost_(CostOf(trainer.recipe())),
         progress_(stdout, trainer.recipe().training().steps()) {}
@@ -59,7 +63,14 @@ class Run {
     return every > 0 && trainer_.step() % every == 0 && !trainer_.done();
   }
 
+  // Whether any rank was asked to stop.
+  absl::StatusOr<bool> Interrupted() {
+    return AnyRank(*ranks_.distribution, InterruptSignal() != 0);
+  }
+
   Trainer& trainer_;
+  Ranks& ranks_;
+  const bool speaks_;  // rank 0 alone logs and writes
   std::string out_;
   RecipeCost cost_;
   double matmul_peak_ = 0;
@@ -72,6 +83,7 @@ class Run {
 };
 
 absl::Status Run::Open() {
+  if (!speaks_) return absl::OkStatus();
   absl::Status status = WriteFileAtomically(out_ + "/recipe.textproto",
                                             RecipeText(trainer_.recipe()));
   if (!status.ok()) return status;
@@ -83,7 +95,8 @@ absl::Status Run::Open() {
   if (!status.ok()) return status;
 
   const DType dtype = ActivationDType(trainer_.recipe());
-  matmul_peak_ = MeasureMatMulPeak(dtype);
+  const int ranks = ranks_.distribution->size();
+  matmul_peak_ = MeasureMatMulPeak(dtype) * ranks;
   progress_.Note(DescribeRecipe(trainer_.recipe()));
   progress_.Note(absl::StrFormat(
       "tokens      %s to train on, %.3g epochs; %s held out",
@@ -96,14 +109,16 @@ absl::Status Run::Open() {
                 static_cast<double>(trainer_.data().held_out->num_tokens()))));
   progress_.Note(
       absl::StrCat("memory      ", trainer_.memory_plan().ToString()));
-  progress_.Note(
-      absl::StrFormat("machine     %d threads, %s FLOP/s in %s matrix products",
-                      NumThreads(), Human(matmul_peak_), Name(dtype)));
+  progress_.Note(absl::StrFormat(
+      "machine     %s%d threads, %s FLOP/s in %s matrix products",
+      ranks == 1 ? "" : absl::StrCat(ranks, " ranks of "), NumThreads(),
+      Human(matmul_peak_), Name(dtype)));
   progress_.Note(absl::StrCat("folder      ", out_, "\n"));
   return absl::OkStatus();
 }
 
 absl::Status Run::Log(const StepReport& report, double seconds) {
+  if (!speaks_) return absl::OkStatus();
   seconds_ += seconds;
   ++steps_;
   const bool skipped = !report.update.nonfinite.empty();
@@ -142,7 +157,7 @@ absl::Status Run::Save() {
   absl::StatusOr<std::string> path = trainer_.Save();
   if (!path.ok()) return path.status();
   saved_step_ = trainer_.step();
-  progress_.Note(absl::StrCat("saved ", *path));
+  if (speaks_) progress_.Note(absl::StrCat("saved ", *path));
   return absl::OkStatus();
 }
 
@@ -158,7 +173,10 @@ absl::Status Run::Evaluate() {
   metrics.bits_per_byte = eval->BitsPerByte();
   metrics.seconds = Now() - begin;
   // What was cut short by a signal is not comparable with other evaluations.
-  if (InterruptSignal() != 0) return absl::OkStatus();
+  absl::StatusOr<bool> interrupted = Interrupted();
+  if (!interrupted.ok() || *interrupted || !speaks_) {
+    return interrupted.status();
+  }
   progress_.Note(absl::StrFormat(
       "held out at step %d: loss %.4f | %.4f bits/byte | %s tokens in %s",
       metrics.step, metrics.loss, metrics.bits_per_byte,
@@ -171,7 +189,10 @@ absl::Status Run::Train() {
   const config::Recipe& recipe = trainer_.recipe();
   const bool held_out = trainer_.data().held_out != nullptr;
   absl::Status status;
-  while (!trainer_.done() && InterruptSignal() == 0) {
+  while (!trainer_.done()) {
+    absl::StatusOr<bool> stop = Interrupted();
+    if (!stop.ok()) return stop.status();
+    if (*stop) break;
     const double begin = Now();
     absl::StatusOr<StepReport> report = trainer_.Step();
     if (!report.ok()) return report.status();
@@ -185,6 +206,7 @@ absl::Status Run::Train() {
   }
   if (status = Save(); !status.ok()) return status;
   if (!trainer_.done()) {
+    if (!speaks_) return absl::OkStatus();
     progress_.Note(
         absl::StrCat("stopped by a signal after step ", trainer_.step(), " of ",
                      recipe.training().steps(), "; --resume goes on"));
@@ -194,19 +216,22 @@ absl::Status Run::Train() {
 }
 
 bool HasCheckpoints(const std::string& out) {
-  absl::StatusOr<std::vector<int64_t>> steps = ListCheckpoints(out + "/checkpoints");
+  absl::StatusOr<std::vector<int64_t>> steps =
+      ListCheckpoints(out + "/checkpoints");
   return steps.ok() && !steps->empty();
 }
 
 // No checkpoint yet is no error, so that a job that is queued again needs one
 // command for all its runs; damaged ones alone are.
-absl::Status Resume(Trainer& trainer, const std::string& out) {
+absl::Status Resume(Trainer& trainer, const std::string& out, bool speaks) {
   if (!HasCheckpoints(out)) {
-    std::cout << "no checkpoint in " << out << " yet: starting at step 0\n";
+    if (speaks)
+      std::cout << "no checkpoint in " << out << " yet: starting at step 0\n";
     return absl::OkStatus();
   }
   absl::StatusOr<FoundCheckpoint> from = trainer.Resume();
   if (!from.ok()) return from.status();
+  if (!speaks) return absl::OkStatus();
   for (const std::string& skipped : from->skipped) {
     std::cerr << "carry: warning: passed over " << skipped << "\n";
   }
@@ -229,18 +254,19 @@ absl::Status Train(const TrainOptions& options) {
                      "with --resume, choose another folder with --out, or "
                      "remove it"));
   }
-  SingleRank ranks;
+  absl::StatusOr<Ranks> ranks = StartRanks(*recipe, options.threads_given);
+  if (!ranks.ok()) return ranks.status();
   absl::StatusOr<std::unique_ptr<Trainer>> trainer =
-      Trainer::Create(*recipe, out, ranks);
+      Trainer::Create(*recipe, out, *ranks->distribution);
   if (!trainer.ok()) return trainer.status();
   if (options.resume) {
-    status = Resume(**trainer, out);
+    status = Resume(**trainer, out, ranks->distribution->rank() == 0);
     if (!status.ok()) return status;
   }
   status = MakeDirectories(out);
   if (!status.ok()) return status;
   CatchInterrupts();
-  Run run(**trainer, out);
+  Run run(**trainer, *ranks, out);
   if (status = run.Open(); !status.ok()) return status;
   return run.Train();
 }
@@ -267,7 +293,10 @@ Command AddTrain(CLI::App& program) {
       "Example:\n"
       "  carry train recipes/quickstart.textproto --set training.steps=100 "
       "--out runs/try");
-  return {app, [options] { return Train(*options); }};
+  return {app, [options, app] {
+            options->threads_given = app->count("--threads") > 0;
+            return Train(*options);
+          }};
 }
 
 }  // namespace carry

@@ -42,9 +42,8 @@ class Mesh : public Distribution {
   absl::StatusOr<std::vector<std::string>> Gather(
       const std::string& bytes) override;
 
-  // kFailedPrecondition naming the odd rank if the ranks' texts differ. `what`
-  // is what the text describes: "recipe", "data".
-  absl::Status CheckEqual(const std::string& what, const std::string& text);
+  absl::Status CheckEqual(const std::string& what,
+                          const std::string& text) override;
 
   // Bytes that this rank sent: carries, and everything else.
   CommCounters sequence_counters() const { return sequence_->counters(); }

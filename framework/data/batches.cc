@@ -22,6 +22,29 @@ const char* NameOf(Packing packing) {
 
 }  // namespace
 
+// The place of `index` in a permutation of [0, size) that depends on `key`
+// alone: a Feistel network on the next power of four, walked until it comes
+// back inside (Black and Rogaway, "Ciphers with arbitrary finite domains").
+int64_t Permute(int64_t index, int64_t size, uint64_t key) {
+  int half = 1;
+  while ((int64_t{1} << (2 * half)) < size) ++half;
+  const uint64_t mask = (uint64_t{1} << half) - 1;
+  const uint64_t stream = StreamOf("data.samples");
+  auto at = static_cast<uint64_t>(index);
+  do {
+    uint64_t left = at >> half, right = at & mask;
+    for (uint64_t round = 0; round < 6; ++round) {
+      const uint64_t mixed =
+          RandomBits(key, stream, (round << 32) | right) & mask;
+      const uint64_t next = left ^ mixed;
+      left = right;
+      right = next;
+    }
+    at = (left << half) | right;
+  } while (at >= static_cast<uint64_t>(size));
+  return static_cast<int64_t>(at);
+}
+
 // The documents of one epoch in their order, with the stream position of each.
 struct BatchStream::Epoch {
   Epoch(const Corpus& corpus, const BatchOptions& options, int64_t number)
@@ -117,7 +140,8 @@ absl::StatusOr<std::unique_ptr<BatchStream>> BatchStream::Create(
         options.batch_size, " spans; use fewer rows or more data"));
   }
   std::unique_ptr<BatchStream> stream(new BatchStream(corpus, options));
-  stream->max_steps_ = INT64_MAX / step_tokens;
+  // The shuffle moves a sample by less than an epoch, or not at all.
+  stream->max_steps_ = (INT64_MAX - corpus.num_tokens()) / step_tokens;
   return stream;
 }
 
@@ -125,6 +149,16 @@ double BatchStream::steps_per_epoch() const {
   return static_cast<double>(corpus_.num_tokens()) /
          (static_cast<double>(options_.sequence_length) *
           static_cast<double>(options_.batch_size));
+}
+
+int64_t BatchStream::SampleAt(int64_t index) const {
+  if (!options_.shuffle) return index;
+  const int64_t block =
+      std::max<int64_t>(1, corpus_.num_tokens() / options_.sequence_length);
+  const int64_t number = index / block;
+  const uint64_t key = RandomBits(options_.seed, StreamOf("data.samples"),
+                                  static_cast<uint64_t>(number));
+  return number * block + Permute(index % block, block, key);
 }
 
 template <typename Visit>
@@ -138,7 +172,7 @@ void BatchStream::ForEachRun(int64_t step, int64_t row, int64_t begin,
   int64_t span = n;
   int64_t sample = step;
   if (packed) {
-    sample = step * options_.batch_size + row;
+    sample = SampleAt(step * options_.batch_size + row);
   } else {
     __extension__ using int128 = __int128;
     const int64_t b = options_.batch_size;

@@ -4,9 +4,11 @@
 // form one stream of N tokens an epoch. With L = sequence_length, B =
 // batch_size and k = step:
 //
-//   PACKED   Epochs follow each other. Row b of step k is sample s = k B + b
-//            and covers stream positions [s L, (s + 1) L). The part of a
-//            document that opens a sample counts as a document of its own.
+//   PACKED   Epochs follow each other, cut into samples: sample s covers stream
+//            positions [s L, (s + 1) L). Row b of step k is sample k B + b,
+//            shuffled among the N / L samples of about an epoch: otherwise a
+//            document of many samples would fill many steps in a row. The part
+//            of a document that opens a sample counts as a document of its own.
 //   CARRIED  An epoch's stream is cut into B spans [b N / B, (b + 1) N / B)
 //            (rounded down). Row b reads span b of epoch after epoch; step k
 //            covers [k L, (k + 1) L) of that row. A carry from step k - 1 goes
@@ -124,6 +126,8 @@ class BatchStream {
   };
 
   BatchStream(const Corpus& corpus, const BatchOptions& options);
+  // PACKED: the sample that comes at `index`.
+  int64_t SampleAt(int64_t index) const;
   // Calls visit(Run) for the runs of columns [begin, begin + count) of a row.
   template <typename Visit>
   void ForEachRun(int64_t step, int64_t row, int64_t begin, int64_t count,

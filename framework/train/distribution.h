@@ -70,6 +70,10 @@ class Distribution {
   // The strings of all ranks, by rank, on every rank.
   virtual absl::StatusOr<std::vector<std::string>> Gather(
       const std::string& bytes) = 0;
+  // kFailedPrecondition naming the odd rank if the ranks' texts differ. `what`
+  // is what the text describes: "recipe", "data".
+  virtual absl::Status CheckEqual(const std::string& what,
+                                  const std::string& text) = 0;
 };
 
 // RunStreamedPass's sums [spans][rows] as PassOutcome wants them.
@@ -105,6 +109,9 @@ class SingleRank : public Distribution {
   absl::StatusOr<std::vector<std::string>> Gather(
       const std::string& bytes) override {
     return std::vector<std::string>{bytes};
+  }
+  absl::Status CheckEqual(const std::string&, const std::string&) override {
+    return absl::OkStatus();
   }
 };
 

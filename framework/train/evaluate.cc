@@ -72,13 +72,14 @@ double CorpusEval::BitsPerByte() const {
 absl::StatusOr<CorpusEval> EvaluateCorpus(
     LanguageModel& model, const Corpus& corpus, const Tokenizer& tokenizer,
     int64_t max_tokens, int64_t chunk_length,
-    const std::function<bool(int64_t tokens)>& keep_going) {
+    const std::function<bool(int64_t tokens)>& keep_going, int64_t first,
+    int64_t stride) {
   CorpusEval eval;
   StreamEvaluator evaluator(model, chunk_length);
   std::vector<int32_t> tokens(chunk_length);
   int64_t read = 0;
   bool going = true;
-  for (int64_t d = 0; d < corpus.num_documents() && going; ++d) {
+  for (int64_t d = first; d < corpus.num_documents() && going; d += stride) {
     const int64_t length = corpus.DocumentLength(d);
     for (int64_t begin = 0; begin < length && going; begin += chunk_length) {
       int64_t count = std::min(chunk_length, length - begin);
@@ -86,9 +87,9 @@ absl::StatusOr<CorpusEval> EvaluateCorpus(
       corpus.ReadTokens(d, begin, count, tokens.data());
       evaluator.Add(tokens.data(), count, begin == 0);
       // A document's first token is not predicted.
-      const int64_t first = begin == 0 ? 1 : 0;
+      const int64_t skip = begin == 0 ? 1 : 0;
       absl::StatusOr<std::string> text = tokenizer.Decode(
-          absl::MakeConstSpan(tokens.data() + first, count - first));
+          absl::MakeConstSpan(tokens.data() + skip, count - skip));
       if (!text.ok()) return text.status();
       eval.bytes += static_cast<int64_t>(text->size());
       read += count;

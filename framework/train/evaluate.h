@@ -62,12 +62,13 @@ struct CorpusEval {
   double BitsPerByte() const;
 };
 
-// Evaluates whole documents in the corpus's order until `max_tokens` tokens
-// were read (0: all). `keep_going` is asked after every chunk with the tokens
-// read so far; false ends with what there is.
+// Evaluates documents `first`, first + stride, ... in the corpus's order until
+// `max_tokens` tokens were read (0: all). `keep_going` is asked after every
+// chunk with the tokens read so far; false ends with what there is.
 absl::StatusOr<CorpusEval> EvaluateCorpus(
     LanguageModel& model, const Corpus& corpus, const Tokenizer& tokenizer,
     int64_t max_tokens, int64_t chunk_length,
-    const std::function<bool(int64_t tokens)>& keep_going);
+    const std::function<bool(int64_t tokens)>& keep_going, int64_t first = 0,
+    int64_t stride = 1);
 
 }  // namespace carry

@@ -24,14 +24,18 @@ MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
   const DType dtype = ActivationDType(recipe);
   const LanguageModel model(recipe.model(), dtype);
   const int64_t length = training.sequence_length();
-  const int64_t batch =
-      training.micro_batch_size() > 0
-          ? std::min(training.micro_batch_size(), training.batch_size())
-          : training.batch_size();
+  const int64_t data = std::max<int64_t>(1, recipe.parallel().data());
+  const int64_t sequence = std::max<int64_t>(1, recipe.parallel().sequence());
+  const int64_t rows = (training.batch_size() + data - 1) / data;
+  const int64_t batch = training.micro_batch_size() > 0
+                            ? std::min(training.micro_batch_size(), rows)
+                            : rows;
   const int64_t chunk = training.chunk_length() > 0
                             ? std::min(training.chunk_length(), length)
                             : length;
-  const int64_t chunks = (length + chunk - 1) / chunk;
+  // Of this rank.
+  const int64_t chunks =
+      ((length + chunk - 1) / chunk + sequence - 1) / sequence;
   const int64_t kept = std::min(
       chunks, KeptTapes(model, batch, chunk, training.tape_memory_budget()));
 
@@ -39,7 +43,7 @@ MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
   plan.parameters = model.parameters().size() * 4;
   plan.packed = 2 * model.parameters().size() * SizeOf(dtype);
   plan.gradients = plan.parameters;
-  plan.optimizer = 2 * plan.parameters;
+  plan.optimizer = 2 * plan.parameters / (data * sequence);
   plan.tape = kept * batch * chunk * model.TapeBytesPerToken();
   const int64_t vocab = recipe.model().vocab_size();
   plan.head = CrossEntropySliceRows(batch * chunk, vocab) * vocab * 4;
@@ -48,7 +52,7 @@ MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
     carry += CarrySize(model.carry_spec(l)) * 4;
   }
   plan.edge_carries = chunks * batch * carry;
-  plan.tokens = training.batch_size() * length * (4 + 4 + 1);
+  plan.tokens = rows * length * (4 + 4 + 1);
   return plan;
 }
 

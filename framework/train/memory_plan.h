@@ -28,7 +28,8 @@ struct MemoryPlan {
   std::string ToString() const;
 };
 
-// From the shapes alone: allocates nothing. `recipe` must be resolved.
+// Of one rank of the recipe's mesh, from the shapes alone: allocates nothing.
+// `recipe` must be resolved.
 MemoryPlan PlanTrainingMemory(const config::Recipe& recipe);
 
 // An error that gives the numbers and the fields to lower if the plan exceeds

@@ -28,6 +28,10 @@ absl::Status Trainer::Open() {
       ResolveVocabulary(*data_.tokenizer, recipe_.mutable_model());
   if (!status.ok()) return status;
 
+  status = ranks_.CheckEqual(
+      "data", data_.train->digest() +
+                  (data_.held_out == nullptr ? "" : data_.held_out->digest()));
+  if (!status.ok()) return status;
   plan_ = PlanTrainingMemory(recipe_);
   status = CheckMemory(plan_, AvailableSystemMemory());
   if (!status.ok()) return status;
@@ -99,8 +103,40 @@ absl::StatusOr<CorpusEval> Trainer::Evaluate(
       std::min(training.sequence_length(),
                training.chunk_length() *
                    std::max<int64_t>(1, training.micro_batch_size()));
-  return EvaluateCorpus(learner_->model(), *data_.held_out, *data_.tokenizer,
-                        recipe_.evaluation().max_tokens(), chunk, keep_going);
+  const int64_t ranks = ranks_.size();
+  const int64_t most = recipe_.evaluation().max_tokens();
+  absl::StatusOr<CorpusEval> eval = EvaluateCorpus(
+      learner_->model(), *data_.held_out, *data_.tokenizer,
+      (most + ranks - 1) / ranks, chunk, keep_going, ranks_.rank(), ranks);
+  if (!eval.ok() || ranks == 1) return eval;
+  return SumOverRanks(*std::move(eval));
+}
+
+absl::StatusOr<CorpusEval> Trainer::SumOverRanks(CorpusEval eval) {
+  EvalResult& result = eval.result;
+  constexpr size_t kBuckets = 63;
+  std::vector<double> sums = {static_cast<double>(result.tokens), result.nll,
+                              static_cast<double>(eval.documents),
+                              static_cast<double>(eval.bytes)};
+  const size_t head = sums.size();
+  sums.resize(head + 2 * kBuckets, 0.0);
+  for (size_t i = 0; i < result.by_position.size(); ++i) {
+    sums[head + 2 * i] = static_cast<double>(result.by_position[i].tokens);
+    sums[head + 2 * i + 1] = result.by_position[i].nll;
+  }
+  absl::Status status = ranks_.Sum(sums);
+  if (!status.ok()) return status;
+  result.tokens = static_cast<int64_t>(sums[0]);
+  result.nll = sums[1];
+  eval.documents = static_cast<int64_t>(sums[2]);
+  eval.bytes = static_cast<int64_t>(sums[3]);
+  result.by_position.clear();
+  for (size_t i = 0; i < kBuckets && sums[head + 2 * i] > 0; ++i) {
+    result.by_position.push_back({int64_t{1} << i,
+                                  static_cast<int64_t>(sums[head + 2 * i]),
+                                  sums[head + 2 * i + 1]});
+  }
+  return eval;
 }
 
 }  // namespace carry

@@ -66,7 +66,8 @@ class Trainer {
   // path.
   absl::StatusOr<std::string> Save();
 
-  // Held-out loss; kFailedPrecondition if the recipe holds nothing out.
+  // Held-out loss, documents shared out over ranks; kFailedPrecondition if the
+  // recipe holds nothing out.
   absl::StatusOr<CorpusEval> Evaluate(
       const std::function<bool(int64_t tokens)>& keep_going);
 
@@ -84,6 +85,7 @@ class Trainer {
           Distribution& ranks)
       : recipe_(recipe), run_folder_(std::move(run_folder)), ranks_(ranks) {}
   absl::Status Open();
+  absl::StatusOr<CorpusEval> SumOverRanks(CorpusEval eval);
   std::string checkpoints() const { return run_folder_ + "/checkpoints"; }
   std::map<std::string, std::vector<TensorToWrite>> TensorFiles(
       const std::vector<Carry>& carries);

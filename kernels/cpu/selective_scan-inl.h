@@ -19,12 +19,8 @@ namespace carry {
 namespace HWY_NAMESPACE {
 
 // States that are kept in registers at a time: two vectors each, beside some
-// ten constants and operands.
-#if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64
-constexpr int kStateBlock = 8;
-#else
+// ten constants and operands. With 8 the loop is no shorter and GCC spills.
 constexpr int kStateBlock = 4;
-#endif
 
 // Vectors that go through softplus and silu side by side.
 constexpr int kScanBatch = 4;
@@ -47,41 +43,94 @@ HWY_INLINE VF KeepMask(const uint32_t* keep) {
   return hn::BitCast(DF(), hn::Set(DU(), *keep));
 }
 
-// One tile of B or C as floats [rows][states].
+// One tile of B and C as floats [rows][2][N].
 HWY_INLINE void LoadTile(const ConstMatView& v, int64_t row0, int64_t rows,
                          float* dst) {
   for (int64_t t = 0; t < rows; ++t) {
     const int64_t at = (row0 + t) * v.stride;
+    float* to = dst + t * 2 * v.cols;
     if (v.dtype == DType::kF32) {
-      std::memcpy(dst + t * v.cols, static_cast<const float*>(v.data) + at,
+      std::memcpy(to, static_cast<const float*>(v.data) + at,
                   v.cols * sizeof(float));
     } else {
       const BFloat16* p = static_cast<const BFloat16*>(v.data) + at;
-      for (int64_t n = 0; n < v.cols; ++n) dst[t * v.cols + n] = ToFloat(p[n]);
+      for (int64_t n = 0; n < v.cols; ++n) to[n] = ToFloat(p[n]);
     }
   }
 }
 
-// The same rows of the next panel, which the hardware prefetcher cannot see
-// coming behind the stride of a row.
+// Addresses that an inner loop fetches ahead, one a token: the rows of the next
+// panel, which the hardware prefetcher cannot see coming behind the stride of a
+// row. Spread evenly, since a burst fills the line fill buffers; an addition
+// and a load a token, since the loops' ports are full.
 struct Prefetcher {
-  const char* base = nullptr;
+  const char* base;
   int64_t stride = 0;  // Bytes.
-  int64_t last = 0;    // Last row that exists.
 
-  static HWY_INLINE Prefetcher Of(const ConstMatView& v, int64_t row,
-                                  int64_t rows, int64_t col) {
-    if (v.data == nullptr || rows <= 0) return {};
+  // Nothing: one line that is there already.
+  explicit Prefetcher(const void* any) : base(static_cast<const char*>(any)) {}
+
+  // Column `col` of the rows from `row`; nothing where there are fewer than
+  // `rows`.
+  Prefetcher(const ConstMatView& v, int64_t row, int64_t rows, int64_t col,
+             const void* any)
+      : base(static_cast<const char*>(any)) {
+    if (v.data == nullptr || row < 0 || row + rows > v.rows) return;
     const int64_t size = SizeOf(v.dtype);
-    return {static_cast<const char*>(v.data) + (row * v.stride + col) * size,
-            v.stride * size, rows - 1};
+    base = static_cast<const char*>(v.data) + (row * v.stride + col) * size;
+    stride = v.stride * size;
   }
-  // Into L2: L1 holds what the inner loop works on.
-  HWY_INLINE void Touch(int64_t t, int64_t byte) const {
-    if (base == nullptr) return;
-    __builtin_prefetch(base + std::min(t, last) * stride + byte, 0, 2);
+
+  // Into L2: L1 holds what the loop works on.
+  HWY_INLINE void Next() {
+    __builtin_prefetch(base, 0, 2);
+    base += stride;
   }
 };
+
+// Writes vectors of a matrix [B*T, E], past the caches where it can.
+struct VectorWriter {
+  MatView view;
+  bool stream;
+
+  explicit VectorWriter(const MatView& v)
+      : view(v), stream(CanStream(v.data, v.dtype, v.stride)) {}
+
+  // The first `left` lanes, or all.
+  HWY_INLINE void Write(VF x, int64_t row, int64_t col, int64_t left) const {
+    const int64_t at = row * view.stride + col;
+    if (view.dtype == DType::kF32) {
+      float* p = static_cast<float*>(view.data) + at;
+      if (left < kLanes) {
+        if (left > 0) StoreF(x, p, FirstLanes{left});
+      } else if (stream) {
+        StreamF(x, p);
+      } else {
+        StoreF(x, p);
+      }
+    } else {
+      BFloat16* p = static_cast<BFloat16*>(view.data) + at;
+      if (left < kLanes) {
+        if (left > 0) StoreF(x, p, FirstLanes{left});
+      } else {
+        StoreF(x, p);
+      }
+    }
+  }
+};
+
+// The first `left` lanes of a vector of a matrix; the others are zero.
+HWY_INLINE VF ReadVector(const ConstMatView& v, int64_t row, int64_t col,
+                         int64_t left) {
+  if (left <= 0) return Zero();
+  const int64_t at = row * v.stride + col;
+  if (v.dtype == DType::kF32) {
+    const float* p = static_cast<const float*>(v.data) + at;
+    return left < kLanes ? LoadF(p, FirstLanes{left}) : LoadF(p);
+  }
+  const BFloat16* p = static_cast<const BFloat16*>(v.data) + at;
+  return left < kLanes ? LoadF(p, FirstLanes{left}) : LoadF(p);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace carry

@@ -2,9 +2,12 @@
 //
 // A thread owns a range of channel groups and goes tile by tile through time.
 // In a tile, a panel of up to 8 groups is prepared row by row (softplus, gate:
-// contiguous reads), then each group runs its 16 tokens with `kStateBlock`
-// states in registers, then rows are written. With AVX-512 the inner loop is 11
-// uops for 16 states-times-channels: 8 for exp(dt A), and dt u B, h, y.
+// contiguous reads), then each vector of channels runs its 16 tokens with
+// `kStateBlock` states in registers and writes its output in the last of these
+// loops. With AVX-512 the inner loop is 11 uops for 16 states-times-channels: 8
+// for exp(dt A), and dt u B, h, y. Both ports that take them also take scalar
+// instructions, so the loop has few: all that it reads and writes of a token
+// lies at fixed distances from two pointers.
 
 #include "kernels/selective_scan.h"
 
@@ -28,24 +31,25 @@ namespace HWY_NAMESPACE {
 constexpr int64_t kPanel = 8;
 constexpr int64_t kPanelWidth = kPanel * kScanGroup;
 
+// A token's row in scratch: arrays of kPanelWidth, and a cache line so that the
+// tokens of a channel do not share cache sets.
+enum ForwardArray { kDt, kDx, kY, kGate, kForwardArrays };
+constexpr int64_t kForwardRow = kForwardArrays * kPanelWidth + kScanGroup;
+
 struct ForwardScratch {
-  float* a;     // [ng][N][16], in units of log2
-  float* h;     // [ng][N][16]
-  float* bias;  // [ng * 16]
-  float* d;     // [ng * 16]
-  float* b;     // [kScanTile][N]
-  float* c;     // [kScanTile][N]
-  float* dt;    // [kScanTile][kPanelWidth], as all below
-  float* dx;    // dt u
-  float* y;     // starts as D u
-  float* gate;  // silu(z)
-  float* row;   // [3][kPanelWidth], converted rows
+  float* a;      // [ng][N][16], in units of log2
+  float* h;      // [ng][N][16]
+  float* bias;   // [ng * 16]
+  float* d;      // [ng * 16]
+  float* bc;     // [kScanTile][2][N]
+  float* token;  // [kScanTile][kForwardRow]: dt, dt u, y from D u on, silu(z)
+  float* row;    // [3][kPanelWidth], converted rows
   uint32_t keep[kScanTile];
 
   static int64_t Size(int64_t ng, int64_t states) {
     return 2 * ng * states * kScanGroup + 2 * ng * kScanGroup +
-           2 * Scratch::Rounded(kScanTile * states) +
-           (4 * kScanTile + 3) * kPanelWidth;
+           Scratch::Rounded(2 * kScanTile * states) +
+           kScanTile * kForwardRow + 3 * kPanelWidth;
   }
   ForwardScratch(int64_t ng, int64_t states) {
     Scratch s(ScratchSlot::kWorker, Size(ng, states));
@@ -53,15 +57,52 @@ struct ForwardScratch {
     h = s.Take(ng * states * kScanGroup);
     bias = s.Take(ng * kScanGroup);
     d = s.Take(ng * kScanGroup);
-    b = s.Take(kScanTile * states);
-    c = s.Take(kScanTile * states);
-    dt = s.Take(kScanTile * kPanelWidth);
-    dx = s.Take(kScanTile * kPanelWidth);
-    y = s.Take(kScanTile * kPanelWidth);
-    gate = s.Take(kScanTile * kPanelWidth);
+    bc = s.Take(2 * kScanTile * states);
+    token = s.Take(kScanTile * kForwardRow);
     row = s.Take(3 * kPanelWidth);
   }
 };
+
+// States [n, n + kBlock) of one vector of channels over the tile, beginning
+// with `h`. `token` and `bc` point at the first token's. finish(t, y) is called
+// with y so far.
+template <bool kReset, int kBlock, class Finish>
+HWY_INLINE void ForwardBlock(const float* HWY_RESTRICT a_at,
+                             float* HWY_RESTRICT h_at,
+                             const float* HWY_RESTRICT token,
+                             const float* HWY_RESTRICT bc, int64_t states,
+                             const uint32_t* keep, int64_t rows,
+                             Prefetcher ahead0, Prefetcher ahead1,
+                             const Finish& finish) {
+  VF a[kBlock], h[kBlock];
+  for (int j = 0; j < kBlock; ++j) {
+    a[j] = LoadF(a_at + j * kScanGroup);
+    h[j] = LoadF(h_at + j * kScanGroup);
+  }
+  const int64_t bc_step = 2 * states;
+  for (int64_t t = 0; t < rows; ++t) {
+    const VF dt = LoadF(token + kDt * kPanelWidth);
+    const VF dx = LoadF(token + kDx * kPanelWidth);
+    VF y = LoadF(token + kY * kPanelWidth);
+    ahead0.Next();
+    ahead1.Next();
+    VF decay[kBlock];
+    for (int j = 0; j < kBlock; ++j) decay[j] = hn::Mul(dt, a[j]);
+    Exp2NonPositive(decay);
+    for (int j = 0; j < kBlock; ++j) {
+      if constexpr (kReset) {
+        decay[j] = hn::And(decay[j], KeepMask(keep + t));
+        h[j] = hn::And(h[j], KeepMask(keep + t));
+      }
+      h[j] = hn::MulAdd(decay[j], h[j], hn::Mul(dx, Set(bc[j])));
+      y = hn::MulAdd(h[j], Set(bc[states + j]), y);
+    }
+    finish(t, y);
+    token += kForwardRow;
+    bc += bc_step;
+  }
+  for (int j = 0; j < kBlock; ++j) StoreF(h[j], h_at + j * kScanGroup);
+}
 
 // One batch entry's channels [g0, g1).
 class ForwardSegment {
@@ -77,7 +118,7 @@ class ForwardSegment {
         n_(args.states),
         row0_(b * args.time),
         s_(g1 - g0, args.states),
-        stream_(CanStream(out.out.data, out.out.dtype, out.out.stride)) {}
+        writer_(out.out) {}
 
   void Run() {
     LoadParameters();
@@ -115,8 +156,8 @@ class ForwardSegment {
 
   void Tile(int64_t t0) {
     const int64_t rows = std::min(kScanTile, args_.time - t0);
-    LoadTile(args_.b, row0_ + t0, rows, s_.b);
-    LoadTile(args_.c, row0_ + t0, rows, s_.c);
+    LoadTile(args_.b, row0_ + t0, rows, s_.bc);
+    LoadTile(args_.c, row0_ + t0, rows, s_.bc + n_);
     bool reset = false;
     for (int64_t t = 0; t < rows; ++t) {
       const bool start = args_.document_start != nullptr &&
@@ -133,24 +174,16 @@ class ForwardSegment {
     const int64_t col = g * kScanGroup;
     const int64_t width = std::min(args_.channels, g_end * kScanGroup) - col;
     for (int64_t t = 0; t < rows; ++t) Prepare(t, row0_ + t0 + t, col, width);
-    SetPrefetch(t0, rows, g_end);
+    next_t_ = g_end < g1_ ? t0 : t0 + kScanTile;
+    next_group_ = g_end < g1_ ? g_end : g0_;
+    rows_ = rows;
     for (int64_t i = g; i < g_end; ++i) {
       if (out_.saved != nullptr) Save(t0, i);
       if (reset) {
-        Group<true>(i, i - g, rows);
+        Group<true>(t0, rows, i, i - g);
       } else {
-        Group<false>(i, i - g, rows);
+        Group<false>(t0, rows, i, i - g);
       }
-    }
-    for (int64_t t = 0; t < rows; ++t) {
-      float* y = s_.y + t * kPanelWidth;
-      if (args_.z.data != nullptr) {
-        const float* gate = s_.gate + t * kPanelWidth;
-        for (int64_t i = 0; i < WholeGroups(width); i += kLanes) {
-          StoreF(hn::Mul(LoadF(y + i), LoadF(gate + i)), y + i);
-        }
-      }
-      StoreRow(y, out_.out, row0_ + t0 + t, col, width, stream_);
     }
   }
 
@@ -161,54 +194,47 @@ class ForwardSegment {
         RowAsFloat(args_.dt_raw, row, col, width, s_.row + kPanelWidth);
     const float* bias = s_.bias + col - g0_ * kScanGroup;
     const float* d = s_.d + col - g0_ * kScanGroup;
-    float* dts = s_.dt + t * kPanelWidth;
-    float* dxs = s_.dx + t * kPanelWidth;
-    float* ys = s_.y + t * kPanelWidth;
-    ForBatches<kScanBatch>(
-        WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
-          constexpr int kN = count.value;
-          VF x[kN], e[kN], dt[kN];
-          for (int j = 0; j < kN; ++j) {
-            const int64_t at = i + j * kLanes;
-            x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
-          }
-          ExpMinusAbs(x, e);
-          SoftplusFrom(x, e, dt);
-          for (int j = 0; j < kN; ++j) {
-            const int64_t at = i + j * kLanes;
-            const VF ui = LoadF(u + at);
-            StoreF(dt[j], dts + at);
-            StoreF(hn::Mul(dt[j], ui), dxs + at);
-            StoreF(hn::Mul(LoadF(d + at), ui), ys + at);
-          }
-        });
+    float* HWY_RESTRICT token = s_.token + t * kForwardRow;
+    const int64_t whole = WholeGroups(width);
+    ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
+      constexpr int kN = count.value;
+      VF x[kN], e[kN], dt[kN];
+      for (int j = 0; j < kN; ++j) {
+        const int64_t at = i + j * kLanes;
+        x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
+      }
+      ExpMinusAbs(x, e);
+      SoftplusFrom(x, e, dt);
+      for (int j = 0; j < kN; ++j) {
+        const int64_t at = i + j * kLanes;
+        const VF ui = LoadF(u + at);
+        StoreF(dt[j], token + kDt * kPanelWidth + at);
+        StoreF(hn::Mul(dt[j], ui), token + kDx * kPanelWidth + at);
+        StoreF(hn::Mul(LoadF(d + at), ui), token + kY * kPanelWidth + at);
+      }
+    });
     if (args_.z.data == nullptr) return;
     const float* z =
         RowAsFloat(args_.z, row, col, width, s_.row + 2 * kPanelWidth);
-    float* gates = s_.gate + t * kPanelWidth;
-    ForBatches<kScanBatch>(
-        WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
-          constexpr int kN = count.value;
-          VF x[kN], s[kN];
-          for (int j = 0; j < kN; ++j) x[j] = LoadF(z + i + j * kLanes);
-          Sigmoid(x, s);
-          for (int j = 0; j < kN; ++j) {
-            StoreF(hn::Mul(x[j], s[j]), gates + i + j * kLanes);
-          }
-        });
+    ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
+      constexpr int kN = count.value;
+      VF x[kN], s[kN];
+      for (int j = 0; j < kN; ++j) x[j] = LoadF(z + i + j * kLanes);
+      Sigmoid(x, s);
+      for (int j = 0; j < kN; ++j) {
+        StoreF(hn::Mul(x[j], s[j]),
+               token + kGate * kPanelWidth + i + j * kLanes);
+      }
+    });
   }
 
-  void SetPrefetch(int64_t t0, int64_t rows, int64_t next_group) {
-    int64_t t = t0;
-    if (next_group >= g1_) {
-      next_group = g0_;
-      t += kScanTile;
-      rows = std::min(kScanTile, args_.time - t);
-    }
-    const int64_t col = next_group * kScanGroup;
-    next_[0] = Prefetcher::Of(args_.u, row0_ + t, rows, col);
-    next_[1] = Prefetcher::Of(args_.dt_raw, row0_ + t, rows, col);
-    next_[2] = Prefetcher::Of(args_.z, row0_ + t, rows, col);
+  // What the k-th loop over a group's states fetches ahead: the same place of
+  // the next panel, u and dt_raw in one loop, z in another.
+  HWY_INLINE Prefetcher Ahead(const ConstMatView& v, int64_t in_panel,
+                              bool wanted) const {
+    if (!wanted) return Prefetcher(s_.bc);
+    return Prefetcher(v, row0_ + next_t_, std::min(kScanTile, rows_),
+                      (next_group_ + in_panel) * kScanGroup, s_.bc);
   }
 
   HWY_INLINE void Save(int64_t t0, int64_t g) {
@@ -226,78 +252,56 @@ class ForwardSegment {
   }
 
   template <bool kReset>
-  HWY_INLINE void Group(int64_t g, int64_t in_panel, int64_t rows) {
+  HWY_INLINE void Group(int64_t t0, int64_t rows, int64_t g,
+                        int64_t in_panel) {
     const float* a = s_.a + (g - g0_) * GroupSize();
     float* h = StateOf(g);
+    const int64_t states = n_;
+    const bool gated = args_.z.data != nullptr;
+    const VectorWriter writer = writer_;
     for (int64_t lane = 0; lane < kScanGroup; lane += kLanes) {
-      const int64_t at = in_panel * kScanGroup + lane;
-      const bool fetch = lane == 0;
-      ForStateBlocks<kStateBlock>(n_, [&](int64_t n, auto size) HWY_ATTR {
-        Block<kReset, size.value>(a + lane, h + lane, n, at, rows,
-                                  fetch ? in_panel * 64 : -1);
+      float* token = s_.token + in_panel * kScanGroup + lane;
+      const float* bc = s_.bc;
+      const uint32_t* keep = s_.keep;
+      const int64_t col = g * kScanGroup + lane;
+      const int64_t left = args_.channels - col;
+      const int64_t row = row0_ + t0;
+      ForStateBlocks<kStateBlock>(states, [&](int64_t n, auto size) HWY_ATTR {
+        constexpr int kBlock = size.value;
+        const int64_t at = n * kScanGroup + lane;
+        const bool first = lane == 0 && n == 0;
+        const bool last = lane == 0 && n + kBlock >= states;
+        const Prefetcher ahead0 =
+            first ? Ahead(args_.u, in_panel, true)
+                  : Ahead(args_.z, in_panel, last);
+        const Prefetcher ahead1 = Ahead(args_.dt_raw, in_panel, first);
+        if (n + kBlock < states) {
+          ForwardBlock<kReset, kBlock>(
+              a + at, h + at, token, bc + n, states, keep, rows,
+              ahead0, ahead1, [&](int64_t t, VF y) HWY_ATTR {
+                StoreF(y, token + t * kForwardRow + kY * kPanelWidth);
+              });
+        } else {
+          ForwardBlock<kReset, kBlock>(
+              a + at, h + at, token, bc + n, states, keep, rows,
+              ahead0, ahead1, [&](int64_t t, VF y) HWY_ATTR {
+                if (gated) {
+                  y = hn::Mul(y, LoadF(token + t * kForwardRow +
+                                       kGate * kPanelWidth));
+                }
+                writer.Write(y, row + t, col, left);
+              });
+        }
       });
     }
-  }
-
-  // kBlock states from n on, of one vector of channels, over the tile. Whatever
-  // the loop needs of `this` is copied first: a vector store might change it,
-  // as far as the compiler knows.
-  template <bool kReset, int kBlock>
-  HWY_INLINE void Block(const float* HWY_RESTRICT a_at, float* h_at, int64_t n,
-                        int64_t at, int64_t rows, int64_t fetch) {
-    const float* HWY_RESTRICT dts = s_.dt + at;
-    const float* HWY_RESTRICT dxs = s_.dx + at;
-    float* HWY_RESTRICT ys = s_.y + at;
-    const float* HWY_RESTRICT bs = s_.b + n;
-    const float* HWY_RESTRICT cs = s_.c + n;
-    const uint32_t* HWY_RESTRICT keep = s_.keep;
-    const int64_t states = n_;
-    const bool first = fetch >= 0 && n == 0;
-    const bool last = fetch >= 0 && n + kBlock >= states;
-    const Prefetcher ahead[3] = {next_[0], next_[1], next_[2]};
-    a_at += n * kScanGroup;
-    h_at += n * kScanGroup;
-    VF a[kBlock], h[kBlock];
-    for (int j = 0; j < kBlock; ++j) {
-      a[j] = LoadF(a_at + j * kScanGroup);
-      h[j] = LoadF(h_at + j * kScanGroup);
-    }
-    for (int64_t t = 0; t < rows; ++t) {
-      const VF dt = LoadF(dts);
-      const VF dx = LoadF(dxs);
-      VF y = LoadF(ys);
-      if (first) {
-        ahead[0].Touch(t, fetch);
-        ahead[1].Touch(t, fetch);
-      }
-      if (last) ahead[2].Touch(t, fetch);
-      VF decay[kBlock];
-      for (int j = 0; j < kBlock; ++j) decay[j] = hn::Mul(dt, a[j]);
-      Exp2NonPositive(decay);
-      for (int j = 0; j < kBlock; ++j) {
-        if constexpr (kReset) {
-          decay[j] = hn::And(decay[j], KeepMask(keep + t));
-          h[j] = hn::And(h[j], KeepMask(keep + t));
-        }
-        h[j] = hn::MulAdd(decay[j], h[j], hn::Mul(dx, Set(bs[j])));
-        y = hn::MulAdd(h[j], Set(cs[j]), y);
-      }
-      StoreF(y, ys);
-      dts += kPanelWidth;
-      dxs += kPanelWidth;
-      ys += kPanelWidth;
-      bs += states;
-      cs += states;
-    }
-    for (int j = 0; j < kBlock; ++j) StoreF(h[j], h_at + j * kScanGroup);
   }
 
   const SelectiveScanArgs& args_;
   const SelectiveScanForwardOut& out_;
   const int64_t b_, g0_, g1_, n_, row0_;
   ForwardScratch s_;
-  const bool stream_;
-  Prefetcher next_[3];
+  const VectorWriter writer_;
+  int64_t next_t_ = 0, next_group_ = 0, rows_ = 0;  // The next panel.
 };
 
 void ScanForward(const SelectiveScanArgs& args,

@@ -30,40 +30,49 @@ constexpr int64_t kBackWidth = kBackPanel * kScanGroup;
 // they share the loads and stores of dB and dC: 2 x 8 vectors of carries and dA
 // fit 32 registers, 2 x 4 fit 16.
 constexpr int kBackBlock = 4;
-constexpr int kBackVectors = kStateBlock == 8 ? 2 : 1;
+#if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64
+constexpr int kBackVectors = 2;
+#else
+constexpr int kBackVectors = 1;
+#endif
+
+// A token's row in scratch: arrays of kBackWidth, and a cache line so that the
+// tokens of a channel do not share cache sets.
+enum BackwardArray {
+  kBackDt,
+  kBackDx,     // dt u
+  kBackDy,     // gradient of y before the gate
+  kBackY,      // y before the gate, without D u
+  kBackDdx,    // gradient of dx
+  kBackDdt,    // gradient of dt through a, over ln 2
+  kBackSlope,  // sigmoid(dt_raw + bias)
+  kBackDgate,  // dout silu'(z)
+  kBackArrays
+};
+constexpr int64_t kBackRow = kBackArrays * kBackWidth + kScanGroup;
+// Decays and q of a token: [kBackVectors][kBackBlock][2][kLanes].
+constexpr int64_t kBackChain = kBackVectors * kBackBlock * 2 * kLanes;
 
 struct BackwardScratch {
   float* a;      // [ng][N][16], in units of log2
   float* carry;  // [ng][N][16]: gradient that enters from the right
   float* bias;   // [ng * 16]
   float* d;      // [ng * 16]
-  float* b;      // [kScanTile][N]
-  float* c;      // [kScanTile][N]
-  float* sum_b;  // [kScanTile][N][kLanes]
-  float* sum_c;  // [kScanTile][N][kLanes]
+  float* bc;     // [kScanTile][2][N]
+  float* sums;   // [kScanTile][N][2][kLanes]: dB, dC by lane
   float* dydx;   // [kScanTile][kLanes]
-  float* decay;  // [kScanTile][kBackVectors][kBackBlock][kLanes]
-  float* q;      // [kScanTile][kBackVectors][kBackBlock][kLanes]
-  float* dt;     // [kScanTile][kBackWidth], as all below
-  float* dx;     // dt u
-  float* dy;     // gradient of y before the gate
-  float* y;      // y before the gate, without D u
-  float* ddx;    // gradient of dx
-  float* ddt;    // gradient of dt through a, over ln 2
-  float* slope;  // sigmoid(dt_raw + bias)
-  float* dgate;  // dout silu'(z)
+  float* chain;  // [kScanTile][kBackChain]
+  float* token;  // [kScanTile][kBackRow]
   float* row;    // [4][kBackWidth], converted rows
   uint32_t keep[kScanTile];
 
-  static constexpr int64_t kBlocks =
-      kScanTile * kBackVectors * kBackBlock * kLanes;
-
   static int64_t Size(int64_t ng, int64_t n) {
     return 2 * ng * n * kScanGroup + 2 * ng * kScanGroup +
-           2 * Scratch::Rounded(kScanTile * n) +
-           2 * Scratch::Rounded(kScanTile * n * kLanes) +
+           Scratch::Rounded(2 * kScanTile * n) +
+           Scratch::Rounded(2 * kScanTile * n * kLanes) +
            Scratch::Rounded(kScanTile * kLanes) +
-           2 * Scratch::Rounded(kBlocks) + (8 * kScanTile + 4) * kBackWidth;
+           Scratch::Rounded(kScanTile * kBackChain) + kScanTile * kBackRow +
+           4 * kBackWidth;
   }
   BackwardScratch(int64_t ng, int64_t n) {
     Scratch s(ScratchSlot::kWorker, Size(ng, n));
@@ -71,140 +80,122 @@ struct BackwardScratch {
     carry = s.Take(ng * n * kScanGroup);
     bias = s.Take(ng * kScanGroup);
     d = s.Take(ng * kScanGroup);
-    b = s.Take(kScanTile * n);
-    c = s.Take(kScanTile * n);
-    sum_b = s.Take(kScanTile * n * kLanes);
-    sum_c = s.Take(kScanTile * n * kLanes);
+    bc = s.Take(2 * kScanTile * n);
+    sums = s.Take(2 * kScanTile * n * kLanes);
     dydx = s.Take(kScanTile * kLanes);
-    decay = s.Take(kBlocks);
-    q = s.Take(kBlocks);
-    for (float** p : {&dt, &dx, &dy, &y, &ddx, &ddt, &slope, &dgate}) {
-      *p = s.Take(kScanTile * kBackWidth);
-    }
+    chain = s.Take(kScanTile * kBackChain);
+    token = s.Take(kScanTile * kBackRow);
     row = s.Take(4 * kBackWidth);
   }
 };
 
-// What a vector of channels reads and updates of its own: its rows of
-// [group][N][16], and its column in the panel.
-struct ChannelVector {
+// Of states [n, n + kBlock) of one vector of channels, [kBlock][16] each.
+struct StateRows {
   const float* a;
   const float* saved;
   float* carry;
   float* da;
-  int64_t column;
 };
 
-// decay and q of states [n, n + kBlock) over the tile; y += C h, which starts
-// from zero at n = 0. `slot` of kSlots in the order of decay and q.
-template <bool kReset, int kBlock, int kSlots>
-HWY_INLINE void Recompute(const BackwardScratch& s, const ChannelVector& v,
-                          int slot, int64_t states, int64_t n, int64_t rows,
-                          const Prefetcher& ahead0, const Prefetcher& ahead1,
-                          int64_t ahead_byte) {
-  const float* HWY_RESTRICT dts = s.dt + v.column;
-  const float* HWY_RESTRICT dxs = s.dx + v.column;
-  const float* HWY_RESTRICT bs = s.b + n;
-  const float* HWY_RESTRICT cs = s.c + n;
-  float* HWY_RESTRICT ys = s.y + v.column;
-  float* HWY_RESTRICT decays = s.decay + slot * kBlock * kLanes;
-  float* HWY_RESTRICT qs = s.q + slot * kBlock * kLanes;
+// Decay and q of a block of states over the tile; y += C h, which starts from
+// zero if kFirst. `token`, `bc`, `chain` point at the first token's.
+template <bool kReset, bool kFirst, int kBlock>
+HWY_INLINE void Recompute(const StateRows& v, float* HWY_RESTRICT token,
+                          const float* HWY_RESTRICT bc, int64_t states,
+                          float* HWY_RESTRICT chain, const uint32_t* keep,
+                          int64_t rows, Prefetcher ahead0, Prefetcher ahead1) {
   VF a[kBlock], h[kBlock];
   for (int j = 0; j < kBlock; ++j) {
-    a[j] = LoadF(v.a + (n + j) * kScanGroup);
-    h[j] = LoadF(v.saved + (n + j) * kScanGroup);
+    a[j] = LoadF(v.a + j * kScanGroup);
+    h[j] = LoadF(v.saved + j * kScanGroup);
   }
+  const int64_t bc_step = 2 * states;
   for (int64_t t = 0; t < rows; ++t) {
-    const VF dt = LoadF(dts);
-    const VF dx = LoadF(dxs);
-    VF y = n == 0 ? Zero() : LoadF(ys);
-    ahead0.Touch(t, ahead_byte);
-    ahead1.Touch(t, ahead_byte);
+    const VF dt = LoadF(token + kBackDt * kBackWidth);
+    const VF dx = LoadF(token + kBackDx * kBackWidth);
+    VF y = kFirst ? Zero() : LoadF(token + kBackY * kBackWidth);
+    ahead0.Next();
+    ahead1.Next();
     VF decay[kBlock];
     for (int j = 0; j < kBlock; ++j) decay[j] = hn::Mul(dt, a[j]);
     Exp2NonPositive(decay);
     for (int j = 0; j < kBlock; ++j) {
       if constexpr (kReset) {
-        decay[j] = hn::And(decay[j], KeepMask(s.keep + t));
-        h[j] = hn::And(h[j], KeepMask(s.keep + t));
+        decay[j] = hn::And(decay[j], KeepMask(keep + t));
+        h[j] = hn::And(h[j], KeepMask(keep + t));
       }
       const VF q = hn::Mul(decay[j], h[j]);
-      StoreF(decay[j], decays + j * kLanes);
-      StoreF(q, qs + j * kLanes);
-      h[j] = hn::MulAdd(dx, Set(bs[j]), q);
-      y = hn::MulAdd(h[j], Set(cs[j]), y);
+      StoreF(decay[j], chain + 2 * j * kLanes);
+      StoreF(q, chain + (2 * j + 1) * kLanes);
+      h[j] = hn::MulAdd(dx, Set(bc[j]), q);
+      y = hn::MulAdd(h[j], Set(bc[states + j]), y);
     }
-    StoreF(y, ys);
-    dts += kBackWidth;
-    dxs += kBackWidth;
-    ys += kBackWidth;
-    bs += states;
-    cs += states;
-    decays += kSlots * kBlock * kLanes;
-    qs += kSlots * kBlock * kLanes;
+    StoreF(y, token + kBackY * kBackWidth);
+    token += kBackRow;
+    bc += bc_step;
+    chain += kBackChain;
   }
 }
 
-// Back over the tile with the kSlots vectors that Recompute has prepared.
-// finish(t, slot, ddx, ddt) is called with the sums over the states up to this
-// block.
-template <int kBlock, int kSlots, class Finish>
-HWY_INLINE void Reverse(const BackwardScratch& s, const ChannelVector* v,
-                        int64_t states, int64_t n, int64_t rows,
-                        const Finish& finish) {
-  const int64_t last = rows - 1;
-  const float* HWY_RESTRICT bs = s.b + n + last * states;
-  const float* HWY_RESTRICT cs = s.c + n + last * states;
-  const float* HWY_RESTRICT decays = s.decay + last * kSlots * kBlock * kLanes;
-  const float* HWY_RESTRICT qs = s.q + last * kSlots * kBlock * kLanes;
-  float* HWY_RESTRICT sum_b = s.sum_b + (n + last * states) * kLanes;
-  float* HWY_RESTRICT sum_c = s.sum_c + (n + last * states) * kLanes;
+// Back over the tile with the kSlots neighbouring vectors that Recompute has
+// prepared; ddx and ddt of the tokens are sums over the states so far. `token`,
+// `bc`, `chain`, `sums` point at the last token's.
+template <bool kFirst, int kBlock, int kSlots>
+HWY_INLINE void Reverse(const StateRows* v, float* HWY_RESTRICT token,
+                        const float* HWY_RESTRICT bc, int64_t states,
+                        const float* HWY_RESTRICT chain,
+                        float* HWY_RESTRICT sums, int64_t rows) {
   VF carry[kSlots][kBlock], da[kSlots][kBlock];
+  const float* HWY_RESTRICT a[kSlots];
   for (int i = 0; i < kSlots; ++i) {
+    a[i] = v[i].a;
     for (int j = 0; j < kBlock; ++j) {
-      carry[i][j] = LoadF(v[i].carry + (n + j) * kScanGroup);
-      da[i][j] = LoadF(v[i].da + (n + j) * kScanGroup);
+      carry[i][j] = LoadF(v[i].carry + j * kScanGroup);
+      da[i][j] = LoadF(v[i].da + j * kScanGroup);
     }
   }
-  for (int64_t t = last; t >= 0; --t) {
+  const int64_t step = 2 * states;
+  for (int64_t left = rows; left > 0; --left) {
     VF dt[kSlots], dx[kSlots], dy[kSlots], ddx[kSlots], ddt[kSlots];
     for (int i = 0; i < kSlots; ++i) {
-      const int64_t at = t * kBackWidth + v[i].column;
-      dt[i] = LoadF(s.dt + at);
-      dx[i] = LoadF(s.dx + at);
-      dy[i] = LoadF(s.dy + at);
-      ddx[i] = n == 0 ? Zero() : LoadF(s.ddx + at);
-      ddt[i] = n == 0 ? Zero() : LoadF(s.ddt + at);
+      const float* HWY_RESTRICT at = token + i * kLanes;
+      dt[i] = LoadF(at + kBackDt * kBackWidth);
+      dx[i] = LoadF(at + kBackDx * kBackWidth);
+      dy[i] = LoadF(at + kBackDy * kBackWidth);
+      ddx[i] = kFirst ? Zero() : LoadF(at + kBackDdx * kBackWidth);
+      ddt[i] = kFirst ? Zero() : LoadF(at + kBackDdt * kBackWidth);
     }
     for (int j = 0; j < kBlock; ++j) {
-      VF to_b = LoadF(sum_b + j * kLanes);
-      VF to_c = LoadF(sum_c + j * kLanes);
+      VF sum_b = LoadF(sums + 2 * j * kLanes);
+      VF sum_c = LoadF(sums + (2 * j + 1) * kLanes);
       for (int i = 0; i < kSlots; ++i) {
-        const VF q = LoadF(qs + (i * kBlock + j) * kLanes);
-        const VF g = hn::MulAdd(dy[i], Set(cs[j]), carry[i][j]);
-        to_c = hn::MulAdd(dy[i], q, to_c);
-        to_b = hn::MulAdd(g, dx[i], to_b);
-        ddx[i] = hn::MulAdd(g, Set(bs[j]), ddx[i]);
+        const float* HWY_RESTRICT link = chain + 2 * (i * kBlock + j) * kLanes;
+        const VF q = LoadF(link + kLanes);
+        const VF g = hn::MulAdd(dy[i], Set(bc[states + j]), carry[i][j]);
+        sum_c = hn::MulAdd(dy[i], q, sum_c);
+        sum_b = hn::MulAdd(g, dx[i], sum_b);
+        ddx[i] = hn::MulAdd(g, Set(bc[j]), ddx[i]);
         const VF p = hn::Mul(g, q);
-        ddt[i] = hn::MulAdd(p, LoadF(v[i].a + (n + j) * kScanGroup), ddt[i]);
+        ddt[i] = hn::MulAdd(p, LoadF(a[i] + j * kScanGroup), ddt[i]);
         da[i][j] = hn::MulAdd(p, dt[i], da[i][j]);
-        carry[i][j] = hn::Mul(g, LoadF(decays + (i * kBlock + j) * kLanes));
+        carry[i][j] = hn::Mul(g, LoadF(link));
       }
-      StoreF(to_b, sum_b + j * kLanes);
-      StoreF(to_c, sum_c + j * kLanes);
+      StoreF(sum_b, sums + 2 * j * kLanes);
+      StoreF(sum_c, sums + (2 * j + 1) * kLanes);
     }
-    for (int i = 0; i < kSlots; ++i) finish(t, i, ddx[i], ddt[i]);
-    bs -= states;
-    cs -= states;
-    decays -= kSlots * kBlock * kLanes;
-    qs -= kSlots * kBlock * kLanes;
-    sum_b -= states * kLanes;
-    sum_c -= states * kLanes;
+    for (int i = 0; i < kSlots; ++i) {
+      StoreF(ddx[i], token + i * kLanes + kBackDdx * kBackWidth);
+      StoreF(ddt[i], token + i * kLanes + kBackDdt * kBackWidth);
+    }
+    token -= kBackRow;
+    bc -= step;
+    chain -= kBackChain;
+    sums -= step * kLanes;
   }
   for (int i = 0; i < kSlots; ++i) {
     for (int j = 0; j < kBlock; ++j) {
-      StoreF(carry[i][j], v[i].carry + (n + j) * kScanGroup);
-      StoreF(da[i][j], v[i].da + (n + j) * kScanGroup);
+      StoreF(carry[i][j], v[i].carry + j * kScanGroup);
+      StoreF(da[i][j], v[i].da + j * kScanGroup);
     }
   }
 }

@@ -45,50 +45,6 @@ HWY_BEFORE_NAMESPACE();
 namespace carry {
 namespace HWY_NAMESPACE {
 
-// Where a gradient [B*T, E] goes.
-struct GradientOut {
-  MatView view;
-  bool stream;
-
-  explicit GradientOut(const MatView& v)
-      : view(v), stream(CanStream(v.data, v.dtype, v.stride)) {}
-
-  // Writes the first `left` lanes.
-  HWY_INLINE void Write(VF x, int64_t row, int64_t col, int64_t left) const {
-    const int64_t at = row * view.stride + col;
-    if (view.dtype == DType::kF32) {
-      float* p = static_cast<float*>(view.data) + at;
-      if (left < kLanes) {
-        if (left > 0) StoreF(x, p, FirstLanes{left});
-      } else if (stream) {
-        StreamF(x, p);
-      } else {
-        StoreF(x, p);
-      }
-    } else {
-      BFloat16* p = static_cast<BFloat16*>(view.data) + at;
-      if (left < kLanes) {
-        if (left > 0) StoreF(x, p, FirstLanes{left});
-      } else {
-        StoreF(x, p);
-      }
-    }
-  }
-};
-
-// The first `left` lanes of a vector of an input; the others are zero.
-HWY_INLINE VF ReadLanes(const ConstMatView& v, int64_t row, int64_t col,
-                        int64_t left) {
-  if (left <= 0) return Zero();
-  const int64_t at = row * v.stride + col;
-  if (v.dtype == DType::kF32) {
-    const float* p = static_cast<const float*>(v.data) + at;
-    return left < kLanes ? LoadF(p, FirstLanes{left}) : LoadF(p);
-  }
-  const BFloat16* p = static_cast<const BFloat16*>(v.data) + at;
-  return left < kLanes ? LoadF(p, FirstLanes{left}) : LoadF(p);
-}
-
 // One batch entry's channels [g0, g1). db and dc [T, N] receive += dB, dC.
 class BackwardSegment {
  public:
@@ -118,6 +74,7 @@ class BackwardSegment {
     for (int64_t i = ScanTiles(args_.time) - 1; i >= 0; --i) {
       Tile(i * kScanTile);
     }
+    FinishUpTo(pending_.rows);
     if (grad_.dstate_in == nullptr) return;
     for (int64_t g = g0_; g < g1_; ++g) {
       TransposeGroupOut(s_.carry + (g - g0_) * GroupSize(), args_.channels, n_,
@@ -154,8 +111,8 @@ class BackwardSegment {
 
   void Tile(int64_t t0) {
     const int64_t rows = std::min(kScanTile, args_.time - t0);
-    LoadTile(args_.b, row0_ + t0, rows, s_.b);
-    LoadTile(args_.c, row0_ + t0, rows, s_.c);
+    LoadTile(args_.b, row0_ + t0, rows, s_.bc);
+    LoadTile(args_.c, row0_ + t0, rows, s_.bc + n_);
     bool reset = false;
     for (int64_t t = 0; t < rows; ++t) {
       const bool start = args_.document_start != nullptr &&
@@ -163,8 +120,7 @@ class BackwardSegment {
       s_.keep[t] = start ? 0u : ~0u;
       reset |= start;
     }
-    std::fill_n(s_.sum_b, rows * n_ * kLanes, 0.0f);
-    std::fill_n(s_.sum_c, rows * n_ * kLanes, 0.0f);
+    std::fill_n(s_.sums, rows * n_ * 2 * kLanes, 0.0f);
     std::fill_n(s_.dydx, rows * kLanes, 0.0f);
     for (int64_t g = g0_; g < g1_; g += kBackPanel) {
       Panel(t0, rows, g, std::min(g + kBackPanel, g1_), reset);
@@ -172,10 +128,10 @@ class BackwardSegment {
     for (int64_t t = 0; t < rows; ++t) {
       const float dydx = Sum(LoadF(s_.dydx + t * kLanes));
       for (int64_t n = 0; n < n_; ++n) {
-        const int64_t at = (t * n_ + n) * kLanes;
+        const float* at = s_.sums + (t * n_ + n) * 2 * kLanes;
         const int64_t to = (t0 + t) * n_ + n;
-        db_[to] += Sum(LoadF(s_.sum_b + at));
-        dc_[to] += Sum(LoadF(s_.sum_c + at)) + s_.b[t * n_ + n] * dydx;
+        db_[to] += Sum(LoadF(at));
+        dc_[to] += Sum(LoadF(at + kLanes)) + s_.bc[2 * t * n_ + n] * dydx;
       }
     }
   }
@@ -183,14 +139,23 @@ class BackwardSegment {
   void Panel(int64_t t0, int64_t rows, int64_t g, int64_t g_end, bool reset) {
     const int64_t col = g * kScanGroup;
     const int64_t width = std::min(args_.channels, g_end * kScanGroup) - col;
-    for (int64_t t = 0; t < rows; ++t) Prepare(t, row0_ + t0 + t, col, width);
-    SetPrefetch(t0, g_end);
+    for (int64_t t = 0; t < rows; ++t) {
+      FinishUpTo(t + 1);  // Of the panel before; Prepare takes its row's place.
+      Prepare(t, row0_ + t0 + t, col, width);
+    }
+    FinishUpTo(pending_.rows);
+    next_t_ = g_end < g1_ ? t0 : t0 - kScanTile;
+    next_group_ = g_end < g1_ ? g_end : g0_;
     const int64_t vectors = (g_end - g) * (kScanGroup / kLanes);
     int64_t i = 0;
     for (; i + kBackVectors <= vectors; i += kBackVectors) {
-      Vectors<kBackVectors>(t0, rows, g, i, reset);
+      if (reset) {
+        Vectors<true, kBackVectors>(t0, rows, g, i);
+      } else {
+        Vectors<false, kBackVectors>(t0, rows, g, i);
+      }
     }
-    for (; i < vectors; ++i) Vectors<1>(t0, rows, g, i, reset);
+    for (; i < vectors; ++i) Vectors<true, 1>(t0, rows, g, i);
   }
 
   // Everything of one row that the states do not enter.
@@ -203,10 +168,9 @@ class BackwardSegment {
     const int64_t channel = col - g0_ * kScanGroup;
     const float* bias = s_.bias + channel;
     const int64_t whole = WholeGroups(width);
-    float* dts = s_.dt + t * kBackWidth;
-    float* dxs = s_.dx + t * kBackWidth;
-    float* dys = s_.dy + t * kBackWidth;
-    float* slopes = s_.slope + t * kBackWidth;
+    float* HWY_RESTRICT token = s_.token + t * kBackRow;
+    float* dxs = token + kBackDx * kBackWidth;
+    float* dys = token + kBackDy * kBackWidth;
     ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
       constexpr int kN = count.value;
       VF x[kN], e[kN], dt[kN], slope[kN];
@@ -219,15 +183,15 @@ class BackwardSegment {
       SigmoidFrom(x, e, slope);
       for (int j = 0; j < kN; ++j) {
         const int64_t at = i + j * kLanes;
-        StoreF(dt[j], dts + at);
+        StoreF(dt[j], token + kBackDt * kBackWidth + at);
         StoreF(hn::Mul(dt[j], LoadF(u + at)), dxs + at);
-        StoreF(slope[j], slopes + at);
+        StoreF(slope[j], token + kBackSlope * kBackWidth + at);
       }
     });
     if (args_.z.data != nullptr) {
       const float* z =
           RowAsFloat(args_.z, row, col, width, s_.row + 3 * kBackWidth);
-      GateSlopes(z, dout, whole, s_.dgate + t * kBackWidth, dys);
+      GateSlopes(z, dout, whole, token + kBackDgate * kBackWidth, dys);
     } else {
       std::memcpy(dys, dout, whole * sizeof(float));
     }
@@ -261,93 +225,120 @@ class BackwardSegment {
     });
   }
 
-  void SetPrefetch(int64_t t0, int64_t next_group) {
-    int64_t t = t0;
-    if (next_group >= g1_) {
-      next_group = g0_;
-      t -= kScanTile;
-    }
-    const int64_t rows = t < 0 ? 0 : std::min(kScanTile, args_.time - t);
-    const int64_t col = next_group * kScanGroup;
-    next_[0] = Prefetcher::Of(args_.u, row0_ + t, rows, col);
-    next_[1] = Prefetcher::Of(args_.dt_raw, row0_ + t, rows, col);
-    next_[2] = Prefetcher::Of(args_.z, row0_ + t, rows, col);
-    next_[3] = Prefetcher::Of(grad_.dout, row0_ + t, rows, col);
+  // What a loop over vector i of a panel fetches ahead: the same place of the
+  // next panel.
+  Prefetcher Ahead(const ConstMatView& v, int64_t i) const {
+    const int64_t row = next_t_ < 0 ? -1 : row0_ + next_t_;
+    return Prefetcher(v, row, kScanTile,
+                      next_group_ * kScanGroup + i * kLanes, s_.bc);
+  }
+  // The states that were saved for the vector behind this one's pair.
+  Prefetcher AheadSaved(const StateRows& v, int64_t n, int slots) const {
+    Prefetcher ahead(v.saved - n * kScanGroup + slots * GroupSize());
+    ahead.stride = n_ * 64 / kScanTile;
+    return ahead;
   }
 
-  ChannelVector VectorAt(int64_t t0, int64_t g, int64_t i) const {
-    const int64_t lane = i * kLanes;
-    const int64_t group = g + lane / kScanGroup;
-    const int64_t at = (group - g0_) * GroupSize() + lane % kScanGroup;
+  // Of vector i of the panel that begins with group g.
+  StateRows RowsOf(int64_t t0, int64_t g, int64_t i) const {
+    const int64_t group = g + i * kLanes / kScanGroup;
+    const int64_t lane = i * kLanes % kScanGroup;
+    const int64_t at = (group - g0_) * GroupSize() + lane;
     const int64_t tile = b_ * ScanTiles(args_.time) + t0 / kScanTile;
     return {s_.a + at,
-            grad_.saved + (tile * groups_ + group) * GroupSize() +
-                lane % kScanGroup,
-            s_.carry + at, da_ + at, lane};
+            grad_.saved + (tile * groups_ + group) * GroupSize() + lane,
+            s_.carry + at, da_ + at};
   }
 
   // Vectors [i, i + kSlots) of the panel that begins with group g.
-  template <int kSlots>
-  HWY_INLINE void Vectors(int64_t t0, int64_t rows, int64_t g, int64_t i,
-                          bool reset) {
-    ChannelVector v[kSlots];
-    for (int k = 0; k < kSlots; ++k) v[k] = VectorAt(t0, g, i + k);
+  template <bool kReset, int kSlots>
+  HWY_NOINLINE void Vectors(int64_t t0, int64_t rows, int64_t g, int64_t i) {
+    StateRows v[kSlots];
+    for (int k = 0; k < kSlots; ++k) v[k] = RowsOf(t0, g, i + k);
     ForStateBlocks<kBackBlock>(n_, [&](int64_t n, auto size) HWY_ATTR {
-      constexpr int kBlock = size.value;
-      for (int k = 0; k < kSlots; ++k) {
-        const bool first = n == 0, last = n + kBlock >= n_;
-        const Prefetcher none;
-        const Prefetcher& ahead0 = first ? next_[0] : last ? next_[2] : none;
-        const Prefetcher& ahead1 = first ? next_[1] : last ? next_[3] : none;
-        const int64_t byte = v[k].column * 4;
-        // The same states of the vector behind this one.
-        for (int j = 0; j < kBlock; ++j) {
-          __builtin_prefetch(
-              v[k].saved + kSlots * GroupSize() + (n + j) * kScanGroup, 0, 3);
-        }
-        if (reset) {
-          Recompute<true, kBlock, kSlots>(s_, v[k], k, n_, n, rows, ahead0,
-                                          ahead1, byte);
-        } else {
-          Recompute<false, kBlock, kSlots>(s_, v[k], k, n_, n, rows, ahead0,
-                                           ahead1, byte);
-        }
-      }
-      if (n + kBlock < n_) {
-        Reverse<kBlock, kSlots>(
-            s_, v, n_, n, rows, [&](int64_t t, int k, VF ddx, VF ddt) HWY_ATTR {
-              StoreF(ddx, s_.ddx + t * kBackWidth + v[k].column);
-              StoreF(ddt, s_.ddt + t * kBackWidth + v[k].column);
-            });
+      if (n == 0) {
+        Block<kReset, true, size.value, kSlots>(v, n, rows, i);
       } else {
-        Reverse<kBlock, kSlots>(
-            s_, v, n_, n, rows, [&](int64_t t, int k, VF ddx, VF ddt) HWY_ATTR {
-              Finish(t, row0_ + t0 + t, g * kScanGroup, v[k].column, ddx, ddt);
-            });
+        Block<kReset, false, size.value, kSlots>(v, n, rows, i);
+      }
+      for (int k = 0; k < kSlots; ++k) {
+        v[k].a += size.value * kScanGroup;
+        v[k].saved += size.value * kScanGroup;
+        v[k].carry += size.value * kScanGroup;
+        v[k].da += size.value * kScanGroup;
       }
     });
+    FinishUpTo(pending_.rows);
+    pending_ = {row0_ + t0, rows, 0, g * kScanGroup + i * kLanes, kSlots,
+                s_.token + i * kLanes};
+  }
+
+  template <bool kReset, bool kFirst, int kBlock, int kSlots>
+  HWY_INLINE void Block(const StateRows* v, int64_t n, int64_t rows,
+                        int64_t i) {
+    const int64_t states = n_;
+    float* token = s_.token + i * kLanes;
+    const float* bc = s_.bc + n;
+    for (int k = 0; k < kSlots; ++k) {
+      const int64_t loop = n / kBlock;
+      const Prefetcher ahead0 = loop == 0   ? Ahead(args_.u, i + k)
+                                : loop == 1 ? Ahead(args_.z, i + k)
+                                            : AheadSaved(v[k], n, kSlots);
+      const Prefetcher ahead1 = loop == 0   ? Ahead(args_.dt_raw, i + k)
+                                : loop == 1 ? Ahead(grad_.dout, i + k)
+                                            : Prefetcher(s_.bc);
+      FinishUpTo(pending_.rows * (n * kSlots + (k + 1) * kBlock) /
+                 (states * kSlots));
+      Recompute<kReset, kFirst, kBlock>(
+          v[k], token + k * kLanes, bc, states,
+          s_.chain + 2 * k * kBlock * kLanes, s_.keep, rows, ahead0, ahead1);
+    }
+    const int64_t last = rows - 1;
+    Reverse<kFirst, kBlock, kSlots>(v, token + last * kBackRow,
+                                    bc + last * 2 * states, states,
+                                    s_.chain + last * kBackChain,
+                                    s_.sums + (last * states + n) * 2 * kLanes,
+                                    rows);
+  }
+
+  // Vectors whose outputs are still to be written. A few rows at a time, in
+  // between the loops over the next vectors: the memory takes a line past the
+  // caches in ten cycles, and holds a dozen.
+  struct Pending {
+    int64_t row0 = 0, rows = 0, next = 0;  // Rows of the matrices; those done.
+    int64_t col = 0;
+    int slots = 0;
+    const float* token = nullptr;
+  };
+
+  HWY_NOINLINE void FinishUpTo(int64_t end) {
+    for (; pending_.next < std::min(end, pending_.rows); ++pending_.next) {
+      for (int k = 0; k < pending_.slots; ++k) {
+        Finish(pending_.row0 + pending_.next, pending_.col + k * kLanes,
+               pending_.token + pending_.next * kBackRow + k * kLanes);
+      }
+    }
   }
 
   // du, ddt_raw, dz of one vector, and the sum over time of ddt_raw.
-  HWY_INLINE void Finish(int64_t t, int64_t row, int64_t col, int64_t column,
-                         VF ddx, VF ddt) {
-    const int64_t at = t * kBackWidth + column;
-    const int64_t left = args_.channels - col - column;
-    const int64_t channel = col + column - g0_ * kScanGroup;
-    const VF u = ReadLanes(args_.u, row, col + column, left);
+  HWY_INLINE void Finish(int64_t row, int64_t col, const float* token) {
+    const int64_t left = args_.channels - col;
+    const int64_t channel = col - g0_ * kScanGroup;
+    const VF u = ReadVector(args_.u, row, col, left);
     const VF d = LoadF(s_.d + channel);
-    const VF du =
-        hn::MulAdd(LoadF(s_.dy + at), d, hn::Mul(ddx, LoadF(s_.dt + at)));
-    du_.Write(du, row, col + column, left);
-    ddt = hn::MulAdd(ddx, u, hn::Mul(ddt, Set(kLn2)));
-    ddt = hn::Mul(ddt, LoadF(s_.slope + at));
-    ddt_.Write(ddt, row, col + column, left);
+    const VF ddx = LoadF(token + kBackDdx * kBackWidth);
+    const VF du = hn::MulAdd(LoadF(token + kBackDy * kBackWidth), d,
+                             hn::Mul(ddx, LoadF(token + kBackDt * kBackWidth)));
+    VF ddt = hn::Mul(LoadF(token + kBackDdt * kBackWidth), Set(kLn2));
+    ddt = hn::MulAdd(ddx, u, ddt);
+    ddt = hn::Mul(ddt, LoadF(token + kBackSlope * kBackWidth));
+    const VF y = hn::MulAdd(d, u, LoadF(token + kBackY * kBackWidth));
+    const VF dz = hn::Mul(LoadF(token + kBackDgate * kBackWidth), y);
     float* dbias = dbias_ + channel;
     StoreF(hn::Add(ddt, LoadF(dbias)), dbias);
-    if (dz_.view.data != nullptr) {
-      const VF y = hn::MulAdd(d, u, LoadF(s_.y + at));
-      dz_.Write(hn::Mul(LoadF(s_.dgate + at), y), row, col + column, left);
-    }
+    du_.Write(du, row, col, left);
+    ddt_.Write(ddt, row, col, left);
+    if (dz_.view.data != nullptr) dz_.Write(dz, row, col, left);
   }
 
   const SelectiveScanArgs& args_;
@@ -359,8 +350,9 @@ class BackwardSegment {
   float* const db_;
   float* const dc_;
   BackwardScratch s_;
-  const GradientOut du_, ddt_, dz_;
-  Prefetcher next_[4];
+  const VectorWriter du_, ddt_, dz_;
+  int64_t next_t_ = 0, next_group_ = 0;  // The next panel.
+  Pending pending_;
 };
 
 // One thread's groups. `dbc` [2][T * batch entries touched][N].

@@ -1,60 +1,13 @@
-// The program as its users meet it: arguments in, streams and status out.
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <stdlib.h>
-#include <sys/wait.h>
+// Command lines and their errors.
+#include "tests/launch/program_test.h"
 
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
-#include <sstream>
-#include <string>
-
+namespace carry {
 namespace {
 
 using testing::HasSubstr;
 using testing::StartsWith;
 
-struct Result {
-  int status;
-  std::string out;
-  std::string err;
-};
-
-class CliTest : public testing::Test {
- protected:
-  CliTest() {
-    std::string name =
-        (std::filesystem::temp_directory_path() / "carry_test_XXXXXX").string();
-    dir_ = mkdtemp(name.data());
-  }
-  ~CliTest() override { std::filesystem::remove_all(dir_); }
-
-  static std::string Slurp(const std::string& path) {
-    std::ifstream in(path, std::ios::binary);
-    std::ostringstream out;
-    out << in.rdbuf();
-    return out.str();
-  }
-
-  Result Run(const std::string& arguments) {
-    const std::string out = dir_ + "/out", err = dir_ + "/err";
-    const std::string command = std::string("'" CARRY_PROGRAM "' ") +
-                                arguments + " >" + out + " 2>" + err +
-                                " </dev/null";
-    const int status = std::system(command.c_str());
-    EXPECT_TRUE(WIFEXITED(status)) << command;
-    return {WEXITSTATUS(status), Slurp(out), Slurp(err)};
-  }
-
-  std::string Write(const std::string& name, const std::string& text) {
-    const std::string path = dir_ + "/" + name;
-    std::ofstream(path, std::ios::binary) << text;
-    return path;
-  }
-
-  std::string dir_;
-};
+using CliTest = ProgramTest;
 
 constexpr char kQuickstart[] = CARRY_SOURCE_DIR "/recipes/quickstart.textproto";
 
@@ -70,7 +23,8 @@ TEST_F(CliTest, HelpAndVersion) {
 }
 
 TEST_F(CliTest, EveryCommandHasHelpWithAnExample) {
-  for (const char* command : {"inspect"}) {
+  for (const char* command :
+       {"train", "eval", "generate", "prepare", "inspect"}) {
     Result r = Run(std::string(command) + " --help");
     EXPECT_EQ(r.status, 0) << command;
     EXPECT_THAT(r.out, HasSubstr("Example:")) << command;
@@ -81,7 +35,10 @@ TEST_F(CliTest, EveryCommandHasHelpWithAnExample) {
 TEST_F(CliTest, SenselessCommandLines) {
   for (const char* arguments :
        {"", "nonsense", "inspect", "inspect --nonsense", "--nonsense",
-        "inspect a b c --set", "inspect --set"}) {
+        "inspect a b c --set", "inspect --set", "train", "eval", "generate",
+        "train x --threads 0", "generate x --prompt a --prompt-file b",
+        "eval x --chunk-length 0", "prepare a", "eval x --max-tokens -1",
+        "prepare a --out b --tokenizer c --learn-tokenizer d"}) {
     Result r = Run(arguments);
     EXPECT_EQ(r.status, 2) << arguments;
     EXPECT_THAT(r.err, StartsWith("carry: error: ")) << arguments;
@@ -138,3 +95,4 @@ TEST_F(CliTest, FullDiskIsAnError) {
 }
 
 }  // namespace
+}  // namespace carry

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "launch/cost.h"
+#include "launch/human.h"
 #include "launch/recipe.h"
 #include "launch/recipe_resolve.h"
 
@@ -48,16 +49,20 @@ TEST(RecipeFilesTest, AllLoadAndAreNamedAsTheirFiles) {
   }
 }
 
-// "parameters  129,135,360" in each head.
-TEST(RecipeFilesTest, HeadsSayTheRightParameters) {
+// "parameters  129,135,360" and "254M FLOP a token forward" in each head.
+TEST(RecipeFilesTest, HeadsSayTheRightCost) {
   for (const auto& [name, text] : RecipeFiles()) {
     SCOPED_TRACE(name);
     const config::Recipe recipe = Load(name);
-    if (!recipe.has_model()) continue;
     const std::string plain = absl::StrReplaceAll(text, {{",", ""}});
     size_t at = plain.find("#   parameters  ");
     ASSERT_NE(at, std::string::npos);
-    EXPECT_EQ(std::stoll(plain.substr(at + 16)), CostOf(recipe).parameters);
+    const RecipeCost cost = CostOf(recipe);
+    EXPECT_EQ(std::stoll(plain.substr(at + 16)), cost.parameters);
+    EXPECT_TRUE(absl::StrContains(
+        text, absl::StrCat("products    ", Human(cost.forward_flops),
+                           " FLOP a token forward")))
+        << Human(cost.forward_flops);
   }
 }
 

@@ -198,6 +198,14 @@ TEST(RecipeTest, RangesNamePlaceValueAndBounds) {
   }
 }
 
+// Columns are bytes, as editors count them, not protobuf's tab stops.
+TEST(RecipeTest, PlacesBehindTabs) {
+  EXPECT_EQ(ErrorOf(With("training {\n", "\t\tchunk_length: -3")).substr(0, 16),
+            "r.textproto:3:3:");
+  EXPECT_EQ(ErrorOf("training {\n\tsteps:\t\"ten\" }").substr(0, 17),
+            "r.textproto:2:9: ");
+}
+
 TEST(RecipeTest, Contradictions) {
   struct Case {
     std::vector<std::string> sets;

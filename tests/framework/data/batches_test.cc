@@ -1,6 +1,7 @@
 #include "framework/data/batches.h"
 
 #include <map>
+#include <numeric>
 #include <set>
 #include <thread>
 
@@ -185,6 +186,8 @@ TEST_F(BatchesTest, EveryTokenOfAnEpochOnce) {
       ASSERT_EQ(batch.num_targets, targets);
       ASSERT_EQ(stream->NumTargets(k), targets);
     }
+    // Shuffled samples are no epochs in a row; the next test is theirs.
+    if (o.packing == Packing::kPacked && o.shuffle) continue;
     for (int64_t e = 0; e < epochs; ++e) {
       std::map<int32_t, int> seen;
       for (size_t r = 0; r < read.size(); ++r) {
@@ -198,6 +201,34 @@ TEST_F(BatchesTest, EveryTokenOfAnEpochOnce) {
       ASSERT_EQ(seen.size(), static_cast<size_t>(kTotal)) << "epoch " << e;
     }
   }
+}
+
+// Whole blocks of N / L samples that make up whole epochs: every token comes
+// equally often, in another order than without the shuffle.
+TEST_F(BatchesTest, ShuffledSamplesReadEveryTokenEquallyOften) {
+  MakeCorpus(kLengths);
+  for (const int64_t length : {1, 3, 16, 100, 600}) {
+    SCOPED_TRACE(length);
+    const auto stream = Stream({length, 1, Packing::kPacked, true, 5});
+    const int64_t block = std::max<int64_t>(1, kTotal / length);
+    const int64_t blocks = kTotal / std::gcd(kTotal, block * length);
+    std::map<int32_t, int64_t> seen;
+    for (int64_t k = 0; k < blocks * block; ++k) {
+      for (int32_t id : stream->Get(k).tokens) ++seen[id];
+    }
+    ASSERT_EQ(seen.size(), static_cast<size_t>(kTotal));
+    for (const auto& [id, count] : seen) {
+      ASSERT_EQ(count, blocks * block * length / kTotal) << id;
+    }
+  }
+  // The samples of one long document are not neighbours.
+  MakeCorpus({1000});
+  const auto stream = Stream({10, 1, Packing::kPacked, true, 5});
+  int64_t neighbours = 0;
+  for (int64_t k = 0; k < 99; ++k) {
+    neighbours += stream->Get(k + 1).tokens[0] == stream->Get(k).tokens[9] + 1;
+  }
+  EXPECT_LT(neighbours, 8);
 }
 
 // A carry that goes on must find the token after the last one of its row.

@@ -1,0 +1,28 @@
+// The ranks of a run, as a subcommand starts them.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "framework/train/distribution.h"
+#include "recipes/schema/recipe.pb.h"
+
+namespace carry {
+
+struct Ranks {
+  std::unique_ptr<Distribution> distribution;
+  int local_size = 1;  // ranks on this machine
+};
+
+// Starts MPI if a launcher started this process or if the recipe asks for more
+// than one rank; refuses a mesh that is not of as many ranks as were started,
+// and ranks that were started with other programs or recipes. Sets the threads
+// of this rank's kernels, if they were not given: the cores that it was bound
+// to, or its share of all.
+absl::StatusOr<Ranks> StartRanks(const config::Recipe& recipe,
+                                 bool threads_given);
+
+// Whether any rank says yes; the same answer on all. Collective.
+absl::StatusOr<bool> AnyRank(Distribution& ranks, bool mine);
+
+}  // namespace carry
