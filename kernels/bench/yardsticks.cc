@@ -45,7 +45,7 @@ double Exponentials(int64_t rounds, const float* dt, const float* a,
         const VF step = LoadF(dt + t * kLanes);
         VF y[kBlock];
         for (int j = 0; j < kBlock; ++j) y[j] = hn::Mul(step, rate[j]);
-        Exp2NonPositive(y);
+        Exp2(y);
         for (int j = 0; j < kBlock; ++j) {
           StoreF(y[j], to + (t * kStates + n + j) * kLanes);
         }

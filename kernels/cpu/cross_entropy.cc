@@ -59,7 +59,7 @@ HWY_INLINE void MaxAndSum(const float* x, int64_t n, float* max, double* sum) {
         y[j] = hn::Sub(LoadF(block + i + j * kLanes), Set(*max));
         y[j] = hn::Mul(y[j], Set(kLog2E));
       }
-      Exp2NonPositive(y);
+      Exp2(y);
       for (int j = 0; j < count.value; ++j) total[j] = hn::Add(total[j], y[j]);
     });
     *sum +=
@@ -79,7 +79,7 @@ HWY_INLINE void Softmax(const float* x, int64_t n, float max, float scale,
       y[j] = hn::Sub(LoadF(x + i + j * kLanes), Set(max));
       y[j] = hn::Mul(y[j], Set(kLog2E));
     }
-    Exp2NonPositive(y);
+    Exp2(y);
     for (int j = 0; j < count.value; ++j) {
       StoreF(hn::Mul(y[j], Set(scale)), dx + i + j * kLanes);
     }
@@ -87,7 +87,7 @@ HWY_INLINE void Softmax(const float* x, int64_t n, float max, float scale,
   if (whole == n) return;
   const FirstLanes rest = {n - whole};
   VF y[1] = {hn::Mul(hn::Sub(LoadF(x + whole, rest), Set(max)), Set(kLog2E))};
-  Exp2NonPositive(y);
+  Exp2(y);
   StoreF(hn::Mul(y[0], Set(scale)), dx + whole, rest);
 }
 

@@ -48,8 +48,8 @@ struct ForwardScratch {
 
   static int64_t Size(int64_t ng, int64_t states) {
     return 2 * ng * states * kScanGroup + 2 * ng * kScanGroup +
-           Scratch::Rounded(2 * kScanTile * states) +
-           kScanTile * kForwardRow + 3 * kPanelWidth;
+           Scratch::Rounded(2 * kScanTile * states) + kScanTile * kForwardRow +
+           3 * kPanelWidth;
   }
   ForwardScratch(int64_t ng, int64_t states) {
     Scratch s(ScratchSlot::kWorker, Size(ng, states));
@@ -88,7 +88,7 @@ HWY_INLINE void ForwardBlock(const float* HWY_RESTRICT a_at,
     ahead1.Next();
     VF decay[kBlock];
     for (int j = 0; j < kBlock; ++j) decay[j] = hn::Mul(dt, a[j]);
-    Exp2NonPositive(decay);
+    Exp2(decay);
     for (int j = 0; j < kBlock; ++j) {
       if constexpr (kReset) {
         decay[j] = hn::And(decay[j], KeepMask(keep + t));
@@ -198,13 +198,12 @@ class ForwardSegment {
     const int64_t whole = WholeGroups(width);
     ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
       constexpr int kN = count.value;
-      VF x[kN], e[kN], dt[kN];
+      VF x[kN], dt[kN], none[kN];
       for (int j = 0; j < kN; ++j) {
         const int64_t at = i + j * kLanes;
         x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
       }
-      ExpMinusAbs(x, e);
-      SoftplusFrom(x, e, dt);
+      Softplus<false>(x, dt, none);
       for (int j = 0; j < kN; ++j) {
         const int64_t at = i + j * kLanes;
         const VF ui = LoadF(u + at);
@@ -252,8 +251,7 @@ class ForwardSegment {
   }
 
   template <bool kReset>
-  HWY_INLINE void Group(int64_t t0, int64_t rows, int64_t g,
-                        int64_t in_panel) {
+  HWY_INLINE void Group(int64_t t0, int64_t rows, int64_t g, int64_t in_panel) {
     const float* a = s_.a + (g - g0_) * GroupSize();
     float* h = StateOf(g);
     const int64_t states = n_;
@@ -271,23 +269,22 @@ class ForwardSegment {
         const int64_t at = n * kScanGroup + lane;
         const bool first = lane == 0 && n == 0;
         const bool last = lane == 0 && n + kBlock >= states;
-        const Prefetcher ahead0 =
-            first ? Ahead(args_.u, in_panel, true)
-                  : Ahead(args_.z, in_panel, last);
+        const Prefetcher ahead0 = first ? Ahead(args_.u, in_panel, true)
+                                        : Ahead(args_.z, in_panel, last);
         const Prefetcher ahead1 = Ahead(args_.dt_raw, in_panel, first);
         if (n + kBlock < states) {
           ForwardBlock<kReset, kBlock>(
-              a + at, h + at, token, bc + n, states, keep, rows,
-              ahead0, ahead1, [&](int64_t t, VF y) HWY_ATTR {
+              a + at, h + at, token, bc + n, states, keep, rows, ahead0, ahead1,
+              [&](int64_t t, VF y) HWY_ATTR {
                 StoreF(y, token + t * kForwardRow + kY * kPanelWidth);
               });
         } else {
           ForwardBlock<kReset, kBlock>(
-              a + at, h + at, token, bc + n, states, keep, rows,
-              ahead0, ahead1, [&](int64_t t, VF y) HWY_ATTR {
+              a + at, h + at, token, bc + n, states, keep, rows, ahead0, ahead1,
+              [&](int64_t t, VF y) HWY_ATTR {
                 if (gated) {
-                  y = hn::Mul(y, LoadF(token + t * kForwardRow +
-                                       kGate * kPanelWidth));
+                  y = hn::Mul(
+                      y, LoadF(token + t * kForwardRow + kGate * kPanelWidth));
                 }
                 writer.Write(y, row + t, col, left);
               });

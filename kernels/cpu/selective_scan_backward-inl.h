@@ -118,7 +118,7 @@ HWY_INLINE void Recompute(const StateRows& v, float* HWY_RESTRICT token,
     ahead1.Next();
     VF decay[kBlock];
     for (int j = 0; j < kBlock; ++j) decay[j] = hn::Mul(dt, a[j]);
-    Exp2NonPositive(decay);
+    Exp2(decay);
     for (int j = 0; j < kBlock; ++j) {
       if constexpr (kReset) {
         decay[j] = hn::And(decay[j], KeepMask(keep + t));

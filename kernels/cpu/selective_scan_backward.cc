@@ -67,7 +67,9 @@ class BackwardSegment {
         s_(g1 - g0, args.states),
         du_(grad.du),
         ddt_(grad.ddt_raw),
-        dz_(args.z.data != nullptr ? grad.dz : MatView()) {}
+        dz_(args.z.data != nullptr ? grad.dz : MatView()),
+        chunk_((kScanTile * kBackBlock + kBackVectors * n_ - 1) /
+               (kBackVectors * n_)) {}
 
   void Run() {
     LoadParameters();
@@ -125,13 +127,21 @@ class BackwardSegment {
     for (int64_t g = g0_; g < g1_; g += kBackPanel) {
       Panel(t0, rows, g, std::min(g + kBackPanel, g1_), reset);
     }
+    AddSums(t0, rows);
+  }
+
+  // dB and dC of the tile, summed over the lanes.
+  void AddSums(int64_t t0, int64_t rows) {
+    float* sums = s_.sums;  // In place: [rows][N][2].
+    SumEachVector(s_.sums, rows * n_ * 2, sums);
     for (int64_t t = 0; t < rows; ++t) {
       const float dydx = Sum(LoadF(s_.dydx + t * kLanes));
+      const float* b = s_.bc + 2 * t * n_;
+      float* db = db_ + (t0 + t) * n_;
+      float* dc = dc_ + (t0 + t) * n_;
       for (int64_t n = 0; n < n_; ++n) {
-        const float* at = s_.sums + (t * n_ + n) * 2 * kLanes;
-        const int64_t to = (t0 + t) * n_ + n;
-        db_[to] += Sum(LoadF(at));
-        dc_[to] += Sum(LoadF(at + kLanes)) + s_.bc[2 * t * n_ + n] * dydx;
+        db[n] += sums[(t * n_ + n) * 2];
+        dc[n] += sums[(t * n_ + n) * 2 + 1] + b[n] * dydx;
       }
     }
   }
@@ -173,14 +183,12 @@ class BackwardSegment {
     float* dys = token + kBackDy * kBackWidth;
     ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
       constexpr int kN = count.value;
-      VF x[kN], e[kN], dt[kN], slope[kN];
+      VF x[kN], dt[kN], slope[kN];
       for (int j = 0; j < kN; ++j) {
         const int64_t at = i + j * kLanes;
         x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
       }
-      ExpMinusAbs(x, e);
-      SoftplusFrom(x, e, dt);
-      SigmoidFrom(x, e, slope);
+      Softplus<true>(x, dt, slope);
       for (int j = 0; j < kN; ++j) {
         const int64_t at = i + j * kLanes;
         StoreF(dt[j], token + kBackDt * kBackWidth + at);
@@ -229,8 +237,8 @@ class BackwardSegment {
   // next panel.
   Prefetcher Ahead(const ConstMatView& v, int64_t i) const {
     const int64_t row = next_t_ < 0 ? -1 : row0_ + next_t_;
-    return Prefetcher(v, row, kScanTile,
-                      next_group_ * kScanGroup + i * kLanes, s_.bc);
+    return Prefetcher(v, row, kScanTile, next_group_ * kScanGroup + i * kLanes,
+                      s_.bc);
   }
   // The states that were saved for the vector behind this one's pair.
   Prefetcher AheadSaved(const StateRows& v, int64_t n, int slots) const {
@@ -269,7 +277,12 @@ class BackwardSegment {
       }
     });
     FinishUpTo(pending_.rows);
-    pending_ = {row0_ + t0, rows, 0, g * kScanGroup + i * kLanes, kSlots,
+    pending_ = {row0_ + t0,
+                rows,
+                0,
+                chunk_,
+                g * kScanGroup + i * kLanes,
+                kSlots,
                 s_.token + i * kLanes};
   }
 
@@ -287,18 +300,16 @@ class BackwardSegment {
       const Prefetcher ahead1 = loop == 0   ? Ahead(args_.dt_raw, i + k)
                                 : loop == 1 ? Ahead(grad_.dout, i + k)
                                             : Prefetcher(s_.bc);
-      FinishUpTo(pending_.rows * (n * kSlots + (k + 1) * kBlock) /
-                 (states * kSlots));
-      Recompute<kReset, kFirst, kBlock>(
-          v[k], token + k * kLanes, bc, states,
-          s_.chain + 2 * k * kBlock * kLanes, s_.keep, rows, ahead0, ahead1);
+      FinishUpTo(pending_.next + pending_.chunk);
+      Recompute<kReset, kFirst, kBlock>(v[k], token + k * kLanes, bc, states,
+                                        s_.chain + 2 * k * kBlock * kLanes,
+                                        s_.keep, rows, ahead0, ahead1);
     }
     const int64_t last = rows - 1;
-    Reverse<kFirst, kBlock, kSlots>(v, token + last * kBackRow,
-                                    bc + last * 2 * states, states,
-                                    s_.chain + last * kBackChain,
-                                    s_.sums + (last * states + n) * 2 * kLanes,
-                                    rows);
+    Reverse<kFirst, kBlock, kSlots>(
+        v, token + last * kBackRow, bc + last * 2 * states, states,
+        s_.chain + last * kBackChain,
+        s_.sums + (last * states + n) * 2 * kLanes, rows);
   }
 
   // Vectors whose outputs are still to be written. A few rows at a time, in
@@ -306,6 +317,7 @@ class BackwardSegment {
   // caches in ten cycles, and holds a dozen.
   struct Pending {
     int64_t row0 = 0, rows = 0, next = 0;  // Rows of the matrices; those done.
+    int64_t chunk = 0;                     // Rows at a time.
     int64_t col = 0;
     int slots = 0;
     const float* token = nullptr;
@@ -353,6 +365,8 @@ class BackwardSegment {
   const VectorWriter du_, ddt_, dz_;
   int64_t next_t_ = 0, next_group_ = 0;  // The next panel.
   Pending pending_;
+  // Rows to write in each of the two gaps of a block.
+  const int64_t chunk_;
 };
 
 // One thread's groups. `dbc` [2][T * batch entries touched][N].

@@ -94,6 +94,39 @@ HWY_INLINE void ForLanes(int64_t n, const Body& body) {
 
 HWY_INLINE float Sum(VF v) { return hn::GetLane(hn::SumOfLanes(DF(), v)); }
 
+// to[i] = the sum of the lanes of vector i of n. `to` may be `from`.
+HWY_INLINE void SumEachVector(const float* from, int64_t n, float* to) {
+  int64_t i = 0;
+#if HWY_TARGET <= HWY_AVX3
+  // 16 vectors fold into one: each step adds the halves of two into one, 15
+  // additions and 30 shuffles instead of 64 and 64.
+  for (; i + 16 <= n; i += 16) {
+    __m512 v[16];
+    for (int j = 0; j < 16; ++j) v[j] = _mm512_loadu_ps(from + (i + j) * 16);
+    for (int j = 0; j < 8; ++j) {
+      v[j] = _mm512_add_ps(_mm512_shuffle_f32x4(v[j], v[j + 8], 0x44),
+                           _mm512_shuffle_f32x4(v[j], v[j + 8], 0xee));
+    }
+    for (int j = 0; j < 4; ++j) {
+      v[j] = _mm512_add_ps(_mm512_shuffle_f32x4(v[j], v[j + 4], 0x88),
+                           _mm512_shuffle_f32x4(v[j], v[j + 4], 0xdd));
+    }
+    for (int j = 0; j < 2; ++j) {
+      v[j] = _mm512_add_ps(_mm512_shuffle_ps(v[j], v[j + 2], 0x44),
+                           _mm512_shuffle_ps(v[j], v[j + 2], 0xee));
+    }
+    v[0] = _mm512_add_ps(_mm512_shuffle_ps(v[0], v[1], 0x88),
+                         _mm512_shuffle_ps(v[0], v[1], 0xdd));
+    // Lane l holds the sum of the vector whose index has the bits of l in
+    // another order.
+    const __m512i order =
+        _mm512_set_epi32(15, 13, 14, 12, 7, 5, 6, 4, 11, 9, 10, 8, 3, 1, 2, 0);
+    _mm512_storeu_ps(to + i, _mm512_permutexvar_ps(order, v[0]));
+  }
+#endif
+  for (; i < n; ++i) to[i] = Sum(LoadF(from + i * kLanes));
+}
+
 constexpr float kLog2E = 1.44269504089f;
 constexpr float kLn2 = 0.69314718056f;
 
@@ -113,11 +146,11 @@ HWY_INLINE void ForBatches(int64_t n, const Body& body) {
   for (; i < n; i += kLanes) body(i, std::integral_constant<int, 1>());
 }
 
-// y := 2^y for y <= 0, relative error 2e-7; also exact towards y = 0 (2^y - 1
+// y := 2^y for y <= 126, relative error 2e-7; also exact towards y = 0 (2^y - 1
 // is right to 4e-6 of itself), which long products of decays depend on.
 // -inf gives 0, NaN stays NaN.
 template <int kN>
-HWY_INLINE void Exp2NonPositive(VF (&y)[kN]) {
+HWY_INLINE void Exp2(VF (&y)[kN]) {
   VF f[kN], p[kN];
 #if HWY_TARGET <= HWY_AVX3
   // y = k + f with k = floor(y): f by vreduceps, the scaling by vscalefps, one
@@ -167,41 +200,46 @@ HWY_INLINE void Reciprocal(VF (&v)[kN]) {
 #endif
 }
 
-// e := exp(-|x|).
-template <int kN>
-HWY_INLINE void ExpMinusAbs(const VF (&x)[kN], VF (&e)[kN]) {
-  for (int j = 0; j < kN; ++j) {
-    e[j] = hn::Mul(hn::Abs(x[j]), Set(-kLog2E));
-  }
-  Exp2NonPositive(e);
-}
-
-// s := 1 / (1 + exp(-x)), from e = exp(-|x|).
-template <int kN>
-HWY_INLINE void SigmoidFrom(const VF (&x)[kN], const VF (&e)[kN], VF (&s)[kN]) {
-  for (int j = 0; j < kN; ++j) s[j] = hn::Add(Set(1.0f), e[j]);
-  Reciprocal(s);
-  for (int j = 0; j < kN; ++j) {
-    s[j] = hn::IfThenElse(hn::Lt(x[j], Zero()), hn::Mul(e[j], s[j]), s[j]);
-  }
-}
+// s := 1 / (1 + exp(-x)); at least 2^-126.
 template <int kN>
 HWY_INLINE void Sigmoid(const VF (&x)[kN], VF (&s)[kN]) {
-  VF e[kN];
-  ExpMinusAbs(x, e);
-  SigmoidFrom(x, e, s);
+  for (int j = 0; j < kN; ++j) {
+    // Min gives its second operand where one is NaN.
+    s[j] = hn::Min(Set(126.0f), hn::Mul(x[j], Set(-kLog2E)));
+  }
+  Exp2(s);
+  for (int j = 0; j < kN; ++j) s[j] = hn::Add(Set(1.0f), s[j]);
+  Reciprocal(s);
 }
 
-// y := log(1 + exp(x)) = max(x, 0) + log1p(e), e = exp(-|x|), and
-// log1p(e) = 2 atanh(s), s = e / (2 + e) in [0, 1/3]: right to 2e-7 of itself
-// for any x. NaN stays NaN.
-template <int kN>
-HWY_INLINE void SoftplusFrom(const VF (&x)[kN], const VF (&e)[kN],
-                             VF (&y)[kN]) {
-  VF s[kN], w[kN], p[kN];
-  for (int j = 0; j < kN; ++j) s[j] = hn::Add(Set(2.0f), e[j]);
-  Reciprocal(s);
-  for (int j = 0; j < kN; ++j) s[j] = hn::Mul(e[j], s[j]);
+// y := log(1 + exp(x)), right to 2e-7 of itself for any x, and if kSlope
+// slope := its derivative, 1 / (1 + exp(-x)). NaN stays NaN.
+//
+// y = max(x, 0) + log1p(e) with e = exp(-|x|), and log1p(e) = 2 atanh(s) with
+// s = e / (2 + e) in [0, 1/3]. The slope is 1 / (1 + e), or e / (1 + e) for
+// x < 0; one reciprocal, of (1 + e) (2 + e), serves both.
+template <bool kSlope, int kN>
+HWY_INLINE void Softplus(const VF (&x)[kN], VF (&y)[kN], VF (&slope)[kN]) {
+  VF e[kN], s[kN], w[kN], p[kN];
+  for (int j = 0; j < kN; ++j) e[j] = hn::Mul(hn::Abs(x[j]), Set(-kLog2E));
+  Exp2(e);
+  if constexpr (kSlope) {
+    for (int j = 0; j < kN; ++j) {
+      p[j] = hn::Add(Set(1.0f), e[j]);
+      w[j] = hn::Add(Set(2.0f), e[j]);
+      s[j] = hn::Mul(p[j], w[j]);
+    }
+    Reciprocal(s);
+    for (int j = 0; j < kN; ++j) {
+      const VF r = hn::Mul(s[j], w[j]);
+      slope[j] = hn::IfThenElse(hn::Lt(x[j], Zero()), hn::Mul(e[j], r), r);
+      s[j] = hn::Mul(hn::Mul(e[j], p[j]), s[j]);
+    }
+  } else {
+    for (int j = 0; j < kN; ++j) s[j] = hn::Add(Set(2.0f), e[j]);
+    Reciprocal(s);
+    for (int j = 0; j < kN; ++j) s[j] = hn::Mul(e[j], s[j]);
+  }
   for (int j = 0; j < kN; ++j) w[j] = hn::Mul(s[j], s[j]);
   for (int j = 0; j < kN; ++j) {
     p[j] = hn::MulAdd(Set(0.1401222904f), w[j], Set(0.1399957063f));
