@@ -221,13 +221,12 @@ class SummarySegment {
     ForBatches<kScanBatch>(
         WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
           constexpr int kN = count.value;
-          VF v[kN], e[kN], dt[kN];
+          VF v[kN], dt[kN], slope[kN];
           for (int j = 0; j < kN; ++j) {
             const int64_t at = i + j * kLanes;
             v[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
           }
-          ExpMinusAbs(v, e);
-          SoftplusFrom(v, e, dt);
+          Softplus<false>(v, dt, slope);
           for (int j = 0; j < kN; ++j) {
             const int64_t at = i + j * kLanes;
             const VF before = LoadF(sum + at);
@@ -295,7 +294,7 @@ class SummarySegment {
         const VF d = LoadF(ds + k * kSummaryWidth);
         for (int j = 0; j < kBlock; ++j) w[k * kBlock + j] = hn::Mul(d, a[j]);
       }
-      Exp2NonPositive(w);
+      Exp2(w);
       for (int k = 0; k < 2; ++k) {
         const VF x = LoadF(xs + k * kSummaryWidth);
         for (int j = 0; j < kBlock; ++j) {
@@ -310,7 +309,7 @@ class SummarySegment {
     if (t < rows) {
       VF w[kBlock];
       for (int j = 0; j < kBlock; ++j) w[j] = hn::Mul(LoadF(ds), a[j]);
-      Exp2NonPositive(w);
+      Exp2(w);
       for (int j = 0; j < kBlock; ++j) {
         s[j] = hn::MulAdd(w[j], hn::Mul(LoadF(xs), Set(ms[j])), s[j]);
       }
@@ -357,7 +356,7 @@ HWY_INLINE void ApplyRow(int64_t states, const float* a, const float* s,
   const VF rate = Set(dt_sum * kLog2E);
   ForLanes(states, [&](int64_t n, auto lanes) HWY_ATTR {
     VF p[1] = {hn::Mul(LoadF(a + n, lanes), rate)};
-    Exp2NonPositive(p);
+    Exp2(p);
     const VF h = hn::MulAdd(p[0], LoadF(state + n, lanes), LoadF(s + n, lanes));
     StoreF(h, state + n, lanes);
   });
