@@ -60,7 +60,7 @@ struct SummaryScratch {
   float* bias;  // [ng * 16]
   float* sum;   // [ng * 16], steps so far from the edge
   float* dead;  // [ng], 1 where no weight is left
-  float* m;     // [kScanTile][N]
+  float* m;     // [kScanTile][2][N] as LoadTile makes it; one half is used
   float* d;     // [kScanTile][kSummaryWidth], D_t
   float* x;     // [kScanTile][kSummaryWidth]
   float* row;   // [3][kSummaryWidth], converted rows
@@ -68,14 +68,15 @@ struct SummaryScratch {
   SummaryScratch(int64_t ng, int64_t states) {
     Scratch s1(ScratchSlot::kWorker,
                2 * ng * states * kScanGroup + 2 * ng * kScanGroup +
-                   Scratch::Rounded(ng) + Scratch::Rounded(kScanTile * states) +
+                   Scratch::Rounded(ng) +
+                   Scratch::Rounded(2 * kScanTile * states) +
                    (2 * kScanTile + 3) * kSummaryWidth);
     a = s1.Take(ng * states * kScanGroup);
     s = s1.Take(ng * states * kScanGroup);
     bias = s1.Take(ng * kScanGroup);
     sum = s1.Take(ng * kScanGroup);
     dead = s1.Take(ng);
-    m = s1.Take(kScanTile * states);
+    m = s1.Take(2 * kScanTile * states);
     d = s1.Take(kScanTile * kSummaryWidth);
     x = s1.Take(kScanTile * kSummaryWidth);
     row = s1.Take(3 * kSummaryWidth);
@@ -299,12 +300,13 @@ class SummarySegment {
         const VF x = LoadF(xs + k * kSummaryWidth);
         for (int j = 0; j < kBlock; ++j) {
           const int i = k * kBlock + j;
-          s[i] = hn::MulAdd(w[i], hn::Mul(x, Set(ms[k * states + j])), s[i]);
+          s[i] =
+              hn::MulAdd(w[i], hn::Mul(x, Set(ms[2 * k * states + j])), s[i]);
         }
       }
       ds += 2 * kSummaryWidth;
       xs += 2 * kSummaryWidth;
-      ms += 2 * states;
+      ms += 4 * states;
     }
     if (t < rows) {
       VF w[kBlock];
