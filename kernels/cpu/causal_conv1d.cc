@@ -23,8 +23,12 @@
 namespace carry {
 
 constexpr int64_t kMaxTaps = 8;
-// Channels of a block: K + 1 rows of 2 KB and the weights stay in L1.
-constexpr int64_t kConvBlock = 512;
+// Channels of a block: K + 4 rows of 1 KB, the next 4 and the weights stay in L1.
+constexpr int64_t kConvBlock = 256;
+// The published number of taps has a path of its own, four rows at a time: it
+// loads 7 rows for 16 products, and four chains of silu side by side.
+constexpr int kFastTaps = 4;
+constexpr int kFastRows = 4;
 // Most and fewest rows of a task. Each task reads K - 1 rows of its neighbour;
 // backward it also computes them.
 constexpr int64_t kMaxConvRows = 256;
@@ -48,6 +52,16 @@ inline int64_t ConvReach(const CausalConv1dArgs& args, int64_t b, int64_t t) {
   return most;
 }
 
+// Whether no token of [t0, t1) sees less than its K - 1 predecessors in x.
+inline bool ConvIsPlain(const CausalConv1dArgs& args, int64_t b, int64_t t0,
+                        int64_t t1) {
+  if (t0 < args.taps - 1) return false;
+  for (int64_t t = t0; t < t1; ++t) {
+    if (ConvReach(args, b, t) < args.taps - 1) return false;
+  }
+  return true;
+}
+
 // Input x at time t, which is a carry's slot where t < 0.
 inline float InputAt(const CausalConv1dArgs& args, int64_t b, int64_t t,
                      int64_t e) {
@@ -68,9 +82,12 @@ inline void CopyTaps(const CausalConv1dArgs& args, const ConvTask& task,
   for (int64_t k = 0; k < args.taps; ++k) {
     const int64_t back = args.taps - 1 - k;
     float* row = rows + k * kConvBlock;
+    if (back > reach || (back > t && args.carry_in == nullptr)) {
+      std::fill_n(row, task.width, 0.0f);
+      continue;
+    }
     for (int64_t i = 0; i < task.width; ++i) {
-      row[i] =
-          back <= reach ? InputAt(args, task.b, t - back, task.c0 + i) : 0.0f;
+      row[i] = InputAt(args, task.b, t - back, task.c0 + i);
     }
   }
 }
@@ -142,6 +159,54 @@ HWY_INLINE void ForwardRow(const TX* const* x, const ConvWeights& w,
   });
 }
 
+// Tells the caches of a line in each of kFastRows rows. Those lie a row's
+// stride apart, which hides them from the hardware prefetcher.
+template <class T>
+HWY_INLINE void PrefetchRows(const T* p, int64_t stride) {
+  for (int r = 0; r < kFastRows; ++r) __builtin_prefetch(p + r * stride, 0, 3);
+}
+
+// v of kFastRows rows of one vector; x [kFastRows + kFastTaps - 1].
+HWY_INLINE void ConvolveRows(const VF (&x)[kFastRows + kFastTaps - 1],
+                             const ConvWeights& w, int64_t i,
+                             VF (&v)[kFastRows]) {
+  const VF bias = LoadF(w.bias + i);
+  for (int r = 0; r < kFastRows; ++r) v[r] = bias;
+  for (int k = 0; k < kFastTaps; ++k) {
+    const VF wk = LoadF(w.w[k] + i);
+    for (int r = 0; r < kFastRows; ++r) v[r] = hn::MulAdd(wk, x[r + k], v[r]);
+  }
+}
+
+// Rows [row, row + kFastRows) of the matrices. `ahead`: further rows of x.
+template <class TX, class TY>
+HWY_INLINE void ForwardRows(const CausalConv1dArgs& args, const MatView& y,
+                            const ConvTask& task, int64_t row,
+                            const ConvWeights& w, bool stream, bool ahead) {
+  const int64_t stride = args.x.stride, y_stride = y.stride;
+  const TX* HWY_RESTRICT x0 =
+      RowPointer<TX>(args.x, row - kFastTaps + 1, task.c0);
+  const TX* next = x0 + (ahead ? 2 * kFastRows - 1 : 0) * stride;
+  TY* HWY_RESTRICT y0 = RowPointer<TY>(y, row, task.c0);
+  const bool silu = args.silu;
+  ForLanes(task.width, [&](int64_t i, auto lanes) HWY_ATTR {
+    VF x[kFastRows + kFastTaps - 1], v[kFastRows];
+    for (int r = 0; r < kFastRows + kFastTaps - 1; ++r) {
+      x[r] = LoadF(x0 + r * stride + i, lanes);
+    }
+    PrefetchRows(next + i, stride);
+    ConvolveRows(x, w, i, v);
+    if (silu) {
+      VF s[kFastRows];
+      Sigmoid(v, s);
+      for (int r = 0; r < kFastRows; ++r) v[r] = hn::Mul(v[r], s[r]);
+    }
+    for (int r = 0; r < kFastRows; ++r) {
+      StoreOrStream(v[r], y0 + r * y_stride + i, stream, lanes);
+    }
+  });
+}
+
 template <int kTaps, class TX, class TY>
 void ForwardTask(const CausalConv1dArgs& args,
                  const CausalConv1dForwardOut& out, const ConvTask& task) {
@@ -150,8 +215,18 @@ void ForwardTask(const CausalConv1dArgs& args,
                   ConvWeights::Size(taps) + taps * kConvBlock);
   const ConvWeights w(args, task.c0, task.width, &scratch);
   float* copies = scratch.Take(taps * kConvBlock);
+  const bool stream = ShouldStream<TY>(out.y, nullptr);
   for (int64_t t = task.t0; t < task.t1; ++t) {
     const int64_t row = task.b * args.time + t;
+    if constexpr (kTaps == kFastTaps) {
+      const int64_t end = t + kFastRows;
+      if (end <= task.t1 && ConvIsPlain(args, task.b, t, end)) {
+        const bool ahead = end + kFastRows <= task.t1;
+        ForwardRows<TX, TY>(args, out.y, task, row, w, stream, ahead);
+        t = end - 1;
+        continue;
+      }
+    }
     TY* y = RowPointer<TY>(out.y, row, task.c0);
     const int64_t reach = ConvReach(args, task.b, t);
     if (t < taps - 1 || reach < taps - 1) {
@@ -208,7 +283,8 @@ class ConvBackward {
         taps_(args.taps),
         scratch_(ScratchSlot::kWorker,
                  ConvWeights::Size(taps_) + (3 * taps_ + 3) * kConvBlock),
-        w_(args, task.c0, task.width, &scratch_) {
+        w_(args, task.c0, task.width, &scratch_),
+        stream_(ShouldStream<TX>(grad.dx, nullptr)) {
     ring_ = scratch_.Take(taps_ * kConvBlock);
     copies_ = scratch_.Take(taps_ * kConvBlock);
     dx_ = scratch_.Take(kConvBlock);
@@ -225,6 +301,15 @@ class ConvBackward {
     for (int64_t k = 0; k <= taps_; ++k) ignored[k] = sink_ + k * kConvBlock;
     std::fill_n(sink_, (taps_ + 1) * kConvBlock, 0.0f);
     for (int64_t t = halo - 1; t >= task_.t0; --t) {
+      if constexpr (kTaps == kFastTaps) {
+        const int64_t begin = t - kFastRows + 1;
+        if (t < task_.t1 && begin >= task_.t0 && t + kFastTaps <= args_.time &&
+            ConvIsPlain(args_, task_.b, begin, t + kFastTaps)) {
+          Rows(begin, begin - kFastRows >= task_.t0 + kFastTaps);
+          t = begin;
+          continue;
+        }
+      }
       Row(t, t < task_.t1 ? real : ignored);
       if (t < task_.t1) InputGradient(t);
     }
@@ -251,6 +336,63 @@ class ConvBackward {
       }
       BackwardRow<kTaps>(x, dy, w_, taps_, args_.silu, task_.width, Dv(t), dw);
     }
+  }
+
+  // Rows [t, t + kFastRows) at once: dv, dx and the sums. `ahead`: rows before.
+  HWY_INLINE void Rows(int64_t t, bool ahead) {
+    constexpr int kInputs = kFastRows + kFastTaps - 1;
+    const int64_t row = task_.b * args_.time + t;
+    const int64_t stride = args_.x.stride, dy_stride = grad_.dy.stride;
+    const int64_t dx_stride = grad_.dx.stride, back = ahead ? kFastRows : 0;
+    const TX* HWY_RESTRICT x0 =
+        RowPointer<TX>(args_.x, row - kFastTaps + 1, task_.c0);
+    const TY* HWY_RESTRICT dy0 = RowPointer<TY>(grad_.dy, row, task_.c0);
+    TX* HWY_RESTRICT dx0 = RowPointer<TX>(grad_.dx, row, task_.c0);
+    float* ring[kInputs];  // dv of t, t + 1, .. The first four are written.
+    for (int r = 0; r < kInputs; ++r) ring[r] = Dv(t + r);
+    float* const* dw = dw_;
+    const bool silu = args_.silu, stream = stream_;
+    ForLanes(task_.width, [&](int64_t i, auto lanes) HWY_ATTR {
+      VF x[kInputs], v[kFastRows], g[kInputs];
+      for (int r = 0; r < kInputs; ++r) {
+        x[r] = LoadF(x0 + r * stride + i, lanes);
+      }
+      for (int r = kFastRows; r < kInputs; ++r) g[r] = LoadF(ring[r] + i);
+      for (int r = 0; r < kFastRows; ++r) {
+        g[r] = LoadF(dy0 + r * dy_stride + i, lanes);
+      }
+      PrefetchRows(x0 - back * stride + i, stride);
+      PrefetchRows(dy0 - back * dy_stride + i, dy_stride);
+      if (silu) {
+        VF s[kFastRows];
+        ConvolveRows(x, w_, i, v);
+        Sigmoid(v, s);
+        for (int r = 0; r < kFastRows; ++r) {
+          // silu' = s + v s (1 - s)
+          const VF rest = hn::Sub(Set(1.0f), s[r]);
+          g[r] = hn::Mul(g[r], hn::MulAdd(hn::Mul(v[r], s[r]), rest, s[r]));
+        }
+      }
+      VF sum = LoadF(dw[kFastTaps] + i);
+      for (int r = 0; r < kFastRows; ++r) sum = hn::Add(sum, g[r]);
+      StoreF(sum, dw[kFastTaps] + i);
+      VF dx[kFastRows];
+      for (int k = kFastTaps - 1; k >= 0; --k) {
+        const VF wk = LoadF(w_.w[k] + i);
+        VF dwk = LoadF(dw[k] + i);
+        for (int r = 0; r < kFastRows; ++r) {
+          const VF user = g[r + kFastTaps - 1 - k];
+          dx[r] = k == kFastTaps - 1 ? hn::Mul(wk, user)
+                                     : hn::MulAdd(wk, user, dx[r]);
+          dwk = hn::MulAdd(g[r], x[r + k], dwk);
+        }
+        StoreF(dwk, dw[k] + i);
+      }
+      for (int r = 0; r < kFastRows; ++r) {
+        StoreF(g[r], ring[r] + i);
+        StoreOrStream(dx[r], dx0 + r * dx_stride + i, stream, lanes);
+      }
+    });
   }
 
   // The tokens t + j whose taps reach t: j <= last.
@@ -334,6 +476,7 @@ class ConvBackward {
   const int64_t taps_;
   Scratch scratch_;
   const ConvWeights w_;
+  const bool stream_;
   float* ring_;    // [K][kConvBlock]: dv of row t at t % K
   float* copies_;  // [K][kConvBlock]
   float* dx_;      // [kConvBlock]: what dx starts from

@@ -33,6 +33,12 @@ constexpr int64_t kLanes = hn::MaxLanes(DF());
 HWY_INLINE VF Set(float x) { return hn::Set(DF(), x); }
 HWY_INLINE VF Zero() { return hn::Zero(DF()); }
 
+// How many lanes of a vector lie inside a row.
+struct AllLanes {};
+struct FirstLanes {
+  int64_t n;  // 0 < n < kLanes
+};
+
 HWY_INLINE VF LoadF(const float* p) { return hn::LoadU(DF(), p); }
 HWY_INLINE VF LoadF(const BFloat16* p) {
   const auto bits = hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(p));
@@ -40,8 +46,9 @@ HWY_INLINE VF LoadF(const BFloat16* p) {
 }
 
 HWY_INLINE void StoreF(VF v, float* p) { hn::StoreU(v, DF(), p); }
+
 // Rounds to nearest even, NaN stays NaN, as ToBFloat16 does.
-HWY_INLINE void StoreF(VF v, BFloat16* p) {
+HWY_INLINE hn::Vec<D16> RoundToBf16(VF v) {
   const DU du;
   const auto bits = hn::BitCast(du, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
@@ -49,18 +56,40 @@ HWY_INLINE void StoreF(VF v, BFloat16* p) {
   const auto quiet = hn::Or(bits, hn::Set(du, 0x400000u));
   const auto chosen =
       hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet, rounded);
-  hn::StoreU(hn::TruncateTo(D16(), hn::ShiftRight<16>(chosen)), D16(),
-             reinterpret_cast<uint16_t*>(p));
+  return hn::TruncateTo(D16(), hn::ShiftRight<16>(chosen));
+}
+HWY_INLINE void StoreF(VF v, BFloat16* p) {
+  hn::StoreU(RoundToBf16(v), D16(), reinterpret_cast<uint16_t*>(p));
 }
 
-// Past the caches. p must be aligned to the vector.
+// Past the caches. p must be aligned to what is written.
 HWY_INLINE void StreamF(VF v, float* p) { hn::Stream(v, DF(), p); }
+HWY_INLINE void StreamF(VF v, BFloat16* p) {
+#if HWY_TARGET <= HWY_AVX2
+  hn::Stream(RoundToBf16(v), D16(), reinterpret_cast<uint16_t*>(p));
+#else
+  StoreF(v, p);
+#endif
+}
 
-// How many lanes of a vector lie inside a row.
-struct AllLanes {};
-struct FirstLanes {
-  int64_t n;  // 0 < n < kLanes
-};
+// Whether rows of a matrix of that many bytes go past the caches: they would
+// not be in L2 any more when they are read.
+template <class T>
+HWY_INLINE bool ShouldStream(const MatView& v, const T*) {
+  constexpr int64_t kMany = 4 << 20;
+  constexpr int64_t kBytes = kLanes * sizeof(T);
+  return v.rows * v.cols * static_cast<int64_t>(sizeof(T)) >= kMany &&
+         reinterpret_cast<uintptr_t>(v.data) % kBytes == 0 &&
+         v.stride % kLanes == 0;
+}
+template <class T>
+HWY_INLINE void StoreOrStream(VF v, T* p, bool stream, AllLanes) {
+  if (stream) {
+    StreamF(v, p);
+  } else {
+    StoreF(v, p);
+  }
+}
 
 template <class T>
 HWY_INLINE VF LoadF(const T* p, AllLanes) {
@@ -82,6 +111,11 @@ HWY_INLINE void StoreF(VF v, T* p, FirstLanes lanes) {
   HWY_ALIGN T buffer[kLanes];
   StoreF(v, buffer);
   std::memcpy(p, buffer, lanes.n * sizeof(T));
+}
+
+template <class T>
+HWY_INLINE void StoreOrStream(VF v, T* p, bool, FirstLanes lanes) {
+  StoreF(v, p, lanes);
 }
 
 // Calls body(i, lanes) for i = 0, kLanes, .. and the rest of n.
