@@ -23,7 +23,7 @@
 namespace carry {
 
 constexpr int64_t kMaxTaps = 8;
-// Channels of a block: K + 4 rows of 1 KB, the next 4 and the weights stay in L1.
+// Channels of a block: K + 4 rows of 1 KB, 4 more and the weights stay in L1.
 constexpr int64_t kConvBlock = 256;
 // The published number of taps has a path of its own, four rows at a time: it
 // loads 7 rows for 16 products, and four chains of silu side by side.
