@@ -12,8 +12,7 @@ namespace carry {
 
 class BenchMemory {
  public:
-  explicit BenchMemory(int64_t floats)
-      : bytes_(floats * 4 + kHuge) {
+  explicit BenchMemory(int64_t floats) : bytes_(floats * 4 + kHuge) {
     void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CARRY_CHECK(p != MAP_FAILED);
