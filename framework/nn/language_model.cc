@@ -127,7 +127,7 @@ Tensor LanguageModel::Logits(const Hidden& in, bool last_only) {
     x = last;
     steps = 1;
   }
-  const Tensor logits =
+  Tensor logits =
       Tensor::Empty({batch, steps, model_.vocab_size()}, DType::kF32);
   MatMul(x.view(), head().Packed(true, activations_, batch * steps),
          logits.view(), Write::kOverwrite, nullptr);

@@ -156,7 +156,7 @@ void MambaMixer::Scan(Tape& tape, Run& base, const Var& state, Tensor out) {
 }
 
 Var MambaMixer::Finish(Tape& tape, Run& run) {
-  const Var y = Linear(tape, Cast(run).y, *out_proj_, out_proj_bias_);
+  Var y = Linear(tape, Cast(run).y, *out_proj_, out_proj_bias_);
   tape.Observe("mixer.out_proj", y);
   return y;
 }

@@ -47,11 +47,12 @@ absl::StatusOr<TrainingData> Open(const config::Data& data, uint64_t seed,
   absl::StatusOr<FileSplit> split = FindFiles(data, seed);
   if (!split.ok()) return split.status();
   const auto corpus = [&](const std::vector<DataFile>& files,
-                          std::unique_ptr<const Corpus>* out) {
+                          std::unique_ptr<const Corpus>* out) -> absl::Status {
     absl::StatusOr<std::unique_ptr<const Corpus>> c =
         Corpus::Open(files, *opened.tokenizer);
-    if (c.ok()) *out = *std::move(c);
-    return c.status();
+    if (!c.ok()) return c.status();
+    *out = *std::move(c);
+    return absl::OkStatus();
   };
   if (train) {
     absl::Status status = corpus(split->train, &opened.train);
