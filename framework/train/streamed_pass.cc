@@ -75,7 +75,8 @@ class Pass {
  private:
   // A recorded layer: exchanges carries and their gradients around it.
   absl::Status RecordLayer(int64_t layer, int64_t chunk, RecordedChunk& r,
-                           Carry in, bool send, LanguageModel::Hidden* hidden);
+                           const Carry& in, bool send,
+                           LanguageModel::Hidden* hidden);
 
   LanguageModel& model_;
   const SequenceBatch& batch_;
@@ -105,7 +106,7 @@ absl::Status Pass::Forward(const ChunkSpan& span, std::vector<Carry>* edge) {
 }
 
 absl::Status Pass::RecordLayer(int64_t layer, int64_t chunk, RecordedChunk& r,
-                               Carry in, bool send,
+                               const Carry& in, bool send,
                                LanguageModel::Hidden* hidden) {
   const bool needs_grad = in.defined() && exchange_.NeedsGrad(chunk);
   const CarrySpec& spec = model_.carry_spec(layer);
@@ -129,8 +130,7 @@ absl::Status Pass::RecordLayer(int64_t layer, int64_t chunk, RecordedChunk& r,
     if (needs_grad) {
       *din = Carry::Empty(spec, out.field(0).dim(0));
       for (size_t i = 0; i < carry_in.size(); ++i) {
-        Var var = carry_in[i];
-        var.SetGradBuffer(din->field(i));
+        carry_in[i].SetGradBuffer(din->field(i));
       }
     }
     absl::StatusOr<Carry> dout = exchange->IncomingGrad(layer, chunk);
@@ -161,8 +161,8 @@ absl::Status Pass::Record(const ChunkSpan& span, const std::vector<Carry>* edge,
     if (last && options_.layer_done) {
       r.tape.Record([this, l]() { return options_.layer_done(l); });
     }
-    absl::Status status = RecordLayer(l, span.index, r, std::move(in),
-                                      edge == nullptr, &r.hidden);
+    absl::Status status =
+        RecordLayer(l, span.index, r, in, edge == nullptr, &r.hidden);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
