@@ -76,10 +76,12 @@ std::vector<int64_t> ChooseDocuments(const Corpus& corpus, int64_t max_tokens) {
   std::vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
   if (max_tokens == 0) return order;
-  const uint64_t stream = StreamOf("carry.evaluate");
-  std::sort(order.begin(), order.end(), [stream](int64_t a, int64_t b) {
-    return RandomBits(0, stream, a) < RandomBits(0, stream, b);
-  });
+  const auto key = [](int64_t document) {
+    return RandomBits(0, StreamOf("carry.evaluate"),
+                      static_cast<uint64_t>(document));
+  };
+  std::sort(order.begin(), order.end(),
+            [&key](int64_t a, int64_t b) { return key(a) < key(b); });
   std::vector<int64_t> chosen;
   int64_t left = max_tokens;
   for (int64_t d : order) {
