@@ -215,7 +215,7 @@ void ForwardTask(const CausalConv1dArgs& args,
                   ConvWeights::Size(taps) + taps * kConvBlock);
   const ConvWeights w(args, task.c0, task.width, &scratch);
   float* copies = scratch.Take(taps * kConvBlock);
-  const bool stream = ShouldStream<TY>(out.y, nullptr);
+  const bool stream = ShouldStream<TY>(out.y);
   for (int64_t t = task.t0; t < task.t1; ++t) {
     const int64_t row = task.b * args.time + t;
     if constexpr (kTaps == kFastTaps) {
@@ -242,6 +242,7 @@ void ForwardTask(const CausalConv1dArgs& args,
       ForwardRow<kTaps>(x, w, taps, args.silu, task.width, y);
     }
   }
+  hwy::FlushStream();
 }
 
 // dv of one row, and the sums over time of dv x and dv.
@@ -284,7 +285,7 @@ class ConvBackward {
         scratch_(ScratchSlot::kWorker,
                  ConvWeights::Size(taps_) + (3 * taps_ + 3) * kConvBlock),
         w_(args, task.c0, task.width, &scratch_),
-        stream_(ShouldStream<TX>(grad.dx, nullptr)) {
+        stream_(ShouldStream<TX>(grad.dx)) {
     ring_ = scratch_.Take(taps_ * kConvBlock);
     copies_ = scratch_.Take(taps_ * kConvBlock);
     dx_ = scratch_.Take(kConvBlock);
@@ -313,6 +314,7 @@ class ConvBackward {
       Row(t, t < task_.t1 ? real : ignored);
       if (t < task_.t1) InputGradient(t);
     }
+    hwy::FlushStream();
     if (task_.t0 != 0 || grad_.dcarry_in == nullptr) return;
     for (int64_t t = -1; t > -taps_; --t) CarryGradient(t);
   }

@@ -28,42 +28,66 @@ HWY_INLINE float Max(VF v) { return hn::GetLane(hn::MaxOfLanes(DF(), v)); }
 // Vectors that go through exp side by side.
 constexpr int kBatch = 4;
 
+// The largest of n values, a multiple of kLanes, but at least `max`.
+HWY_INLINE float MaxOf(const float* x, int64_t n, float max) {
+  VF most[kBatch];
+  for (VF& m : most) m = Set(max);
+  int64_t i = 0;
+  for (; i + kBatch * kLanes <= n; i += kBatch * kLanes) {
+    for (int j = 0; j < kBatch; ++j) {
+      most[j] = hn::Max(most[j], LoadF(x + i + j * kLanes));
+    }
+  }
+  for (; i < n; i += kLanes) most[0] = hn::Max(most[0], LoadF(x + i));
+  return Max(hn::Max(hn::Max(most[0], most[1]), hn::Max(most[2], most[3])));
+}
+
+// y := exp(x - max) of kN vectors. Fetches what is kBlockSize further on, so
+// that memory is busy while exp is.
+template <int kN>
+HWY_INLINE void ExpBelow(const float* x, VF max, VF (&y)[kN]) {
+  for (int j = 0; j < kN; ++j) {
+    __builtin_prefetch(x + kBlockSize + j * kLanes, 0, 3);
+  }
+  for (int j = 0; j < kN; ++j) y[j] = hn::Sub(LoadF(x + j * kLanes), max);
+  for (int j = 0; j < kN; ++j) y[j] = hn::Mul(y[j], Set(kLog2E));
+  Exp2(y);
+}
+
+// The sum of exp(x - max) over n values, a multiple of kLanes.
+HWY_INLINE float SumOfExp(const float* x, int64_t n, VF max) {
+  VF total[kBatch] = {Zero(), Zero(), Zero(), Zero()};
+  int64_t i = 0;
+  for (; i + kBatch * kLanes <= n; i += kBatch * kLanes) {
+    VF y[kBatch];
+    ExpBelow(x + i, max, y);
+    for (int j = 0; j < kBatch; ++j) total[j] = hn::Add(total[j], y[j]);
+  }
+  for (; i < n; i += kLanes) {
+    VF y[1];
+    ExpBelow(x + i, max, y);
+    total[0] = hn::Add(total[0], y[0]);
+  }
+  return Sum(hn::Add(hn::Add(total[0], total[1]), hn::Add(total[2], total[3])));
+}
+
 // The largest of x and sum_v exp(x_v - max).
 HWY_INLINE void MaxAndSum(const float* x, int64_t n, float* max, double* sum) {
-  *max = -std::numeric_limits<float>::infinity();
+  *max = -std::numeric_limits<float>::max();
   *sum = 0;
   for (int64_t v0 = 0; v0 < n; v0 += kBlockSize) {
     const int64_t size = std::min(kBlockSize, n - v0);
     const float* block = x + v0;
     const int64_t whole = size / kLanes * kLanes;
-    VF most[kBatch];
-    for (VF& m : most) m = Set(-std::numeric_limits<float>::max());
-    ForBatches<kBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
-      for (int j = 0; j < count.value; ++j) {
-        most[j] = hn::Max(most[j], LoadF(block + i + j * kLanes));
-      }
-    });
-    float block_max =
-        Max(hn::Max(hn::Max(most[0], most[1]), hn::Max(most[2], most[3])));
+    float block_max = MaxOf(block, whole, *max);
     for (int64_t i = whole; i < size; ++i) {
       block_max = std::max(block_max, block[i]);
     }
     if (block_max > *max) {
-      *sum *= std::exp(static_cast<double>(*max) - block_max);
+      if (*sum > 0) *sum *= std::exp(static_cast<double>(*max) - block_max);
       *max = block_max;
     }
-    VF total[kBatch] = {Zero(), Zero(), Zero(), Zero()};
-    ForBatches<kBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
-      VF y[count.value];
-      for (int j = 0; j < count.value; ++j) {
-        y[j] = hn::Sub(LoadF(block + i + j * kLanes), Set(*max));
-        y[j] = hn::Mul(y[j], Set(kLog2E));
-      }
-      Exp2(y);
-      for (int j = 0; j < count.value; ++j) total[j] = hn::Add(total[j], y[j]);
-    });
-    *sum +=
-        Sum(hn::Add(hn::Add(total[0], total[1]), hn::Add(total[2], total[3])));
+    *sum += SumOfExp(block, whole, Set(*max));
     for (int64_t i = whole; i < size; ++i) *sum += std::exp(block[i] - *max);
   }
 }
@@ -73,17 +97,20 @@ template <class T>
 HWY_INLINE void Softmax(const float* x, int64_t n, float max, float scale,
                         T* dx) {
   const int64_t whole = n / kLanes * kLanes;
-  ForBatches<kBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
-    VF y[count.value];
-    for (int j = 0; j < count.value; ++j) {
-      y[j] = hn::Sub(LoadF(x + i + j * kLanes), Set(max));
-      y[j] = hn::Mul(y[j], Set(kLog2E));
+  const VF most = Set(max), factor = Set(scale);
+  int64_t i = 0;
+  for (; i + kBatch * kLanes <= whole; i += kBatch * kLanes) {
+    VF y[kBatch];
+    ExpBelow(x + i, most, y);
+    for (int j = 0; j < kBatch; ++j) {
+      StoreF(hn::Mul(y[j], factor), dx + i + j * kLanes);
     }
-    Exp2(y);
-    for (int j = 0; j < count.value; ++j) {
-      StoreF(hn::Mul(y[j], Set(scale)), dx + i + j * kLanes);
-    }
-  });
+  }
+  for (; i < whole; i += kLanes) {
+    VF y[1];
+    ExpBelow(x + i, most, y);
+    StoreF(hn::Mul(y[0], factor), dx + i);
+  }
   if (whole == n) return;
   const FirstLanes rest = {n - whole};
   VF y[1] = {hn::Mul(hn::Sub(LoadF(x + whole, rest), Set(max)), Set(kLog2E))};

@@ -17,17 +17,22 @@ HWY_BEFORE_NAMESPACE();
 namespace carry {
 namespace HWY_NAMESPACE {
 
+// `total`: elements of the whole call.
 template <class TSrc, class TDst>
-HWY_INLINE void CastTyped(const TSrc* src, TDst* dst, int64_t n) {
-  ForLanes(n, [&](int64_t i, auto lanes)
-                  HWY_ATTR { StoreF(LoadF(src + i, lanes), dst + i, lanes); });
+HWY_INLINE void CastTyped(const TSrc* src, TDst* dst, int64_t n,
+                          int64_t total) {
+  const bool stream = ShouldStream<TDst>({dst, DType::kF32, 1, total, 0});
+  ForLanes(n, [=](int64_t i, auto lanes) HWY_ATTR {
+    StoreOrStream(LoadF(src + i, lanes), dst + i, stream, lanes);
+  });
+  hwy::FlushStream();
 }
 
-void CastToBf16(const float* src, BFloat16* dst, int64_t n) {
-  CastTyped(src, dst, n);
+void CastToBf16(const float* src, BFloat16* dst, int64_t n, int64_t total) {
+  CastTyped(src, dst, n, total);
 }
-void CastToFloat(const BFloat16* src, float* dst, int64_t n) {
-  CastTyped(src, dst, n);
+void CastToFloat(const BFloat16* src, float* dst, int64_t n, int64_t total) {
+  CastTyped(src, dst, n, total);
 }
 
 template <class T>
@@ -117,11 +122,11 @@ void Cast(const void* src, DType src_type, void* dst, DType dst_type,
     } else if (src_type == DType::kF32) {
       HWY_DYNAMIC_DISPATCH(CastToBf16)
       (static_cast<const float*>(src) + i, static_cast<BFloat16*>(dst) + i,
-       size);
+       size, n);
     } else {
       HWY_DYNAMIC_DISPATCH(CastToFloat)
       (static_cast<const BFloat16*>(src) + i, static_cast<float*>(dst) + i,
-       size);
+       size, n);
     }
   });
 }

@@ -19,17 +19,19 @@ HWY_BEFORE_NAMESPACE();
 namespace carry {
 namespace HWY_NAMESPACE {
 
-// s = residual + delta of one row; returns sum s^2.
+// s = residual + delta of one row, kept in `s` and, if not null, written to
+// `sum`; returns sum s^2.
 template <class TDelta>
 HWY_INLINE float SumRow(const float* residual, const TDelta* delta, int64_t d,
-                        float* sum) {
+                        float* s, float* sum, bool stream) {
   VF squares[2] = {Zero(), Zero()};
   int which = 0;
   ForLanes(d, [&](int64_t i, auto lanes) HWY_ATTR {
-    VF s = LoadF(residual + i, lanes);
-    if (delta != nullptr) s = hn::Add(s, LoadF(delta + i, lanes));
-    StoreF(s, sum + i, lanes);
-    squares[which] = hn::MulAdd(s, s, squares[which]);
+    VF v = LoadF(residual + i, lanes);
+    if (delta != nullptr) v = hn::Add(v, LoadF(delta + i, lanes));
+    StoreF(v, s + i);
+    if (sum != nullptr) StoreOrStream(v, sum + i, stream, lanes);
+    squares[which] = hn::MulAdd(v, v, squares[which]);
     which ^= 1;
   });
   return Sum(hn::Add(squares[0], squares[1]));
@@ -39,23 +41,31 @@ template <class TDelta, class TY>
 void ForwardRows(const RmsNormForwardArgs& args, int64_t begin, int64_t end) {
   const int64_t d = args.y.cols;
   Scratch scratch(ScratchSlot::kWorker, Scratch::Rounded(d));
-  float* kept = scratch.Take(d);
+  float* s = scratch.Take(d);
+  const MatView sum = {args.sum, DType::kF32, args.y.rows, d, d};
+  // In place, the line is in the cache already.
+  const bool stream_sum = args.sum != args.residual && ShouldStream<float>(sum);
+  const bool stream_y = ShouldStream<TY>(args.y);
   for (int64_t r = begin; r < end; ++r) {
-    float* s = args.sum != nullptr ? args.sum + r * d : kept;
     const TDelta* delta = args.delta.data == nullptr
                               ? nullptr
                               : static_cast<const TDelta*>(args.delta.data) +
                                     r * args.delta.stride;
-    const float squares = SumRow(args.residual + r * d, delta, d, s);
+    float* sum_row = args.sum == nullptr ? nullptr : args.sum + r * d;
+    const float squares =
+        SumRow(args.residual + r * d, delta, d, s, sum_row, stream_sum);
     const float q =
         1.0f / std::sqrt(squares / static_cast<float>(d) + args.eps);
     if (args.inv_rms != nullptr) args.inv_rms[r] = q;
     TY* y = static_cast<TY*>(args.y.data) + r * args.y.stride;
-    ForLanes(d, [&](int64_t i, auto lanes) HWY_ATTR {
-      const VF normed = hn::Mul(LoadF(s + i, lanes), Set(q));
-      StoreF(hn::Mul(normed, LoadF(args.weight + i, lanes)), y + i, lanes);
+    const float* weight = args.weight;
+    ForLanes(d, [=](int64_t i, auto lanes) HWY_ATTR {
+      const VF normed = hn::Mul(LoadF(s + i), Set(q));
+      StoreOrStream(hn::Mul(normed, LoadF(weight + i, lanes)), y + i, stream_y,
+                    lanes);
     });
   }
+  hwy::FlushStream();
 }
 
 void NormForward(const RmsNormForwardArgs& args, int64_t begin, int64_t end) {

@@ -15,6 +15,7 @@
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/types.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -41,14 +42,34 @@ struct FirstLanes {
 
 HWY_INLINE VF LoadF(const float* p) { return hn::LoadU(DF(), p); }
 HWY_INLINE VF LoadF(const BFloat16* p) {
+#if HWY_TARGET <= HWY_AVX3
+  // Each half to the upper half of a lane, zeros below: one uop for two.
+  const __m512i places =
+      _mm512_set_epi32(15 << 16, 14 << 16, 13 << 16, 12 << 16, 11 << 16,
+                       10 << 16, 9 << 16, 8 << 16, 7 << 16, 6 << 16, 5 << 16,
+                       4 << 16, 3 << 16, 2 << 16, 1 << 16, 0);
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return VF{_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(
+      0xaaaaaaaau, places, _mm512_castsi256_si512(half)))};
+#else
   const auto bits = hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(p));
   return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
+#endif
 }
 
 HWY_INLINE void StoreF(VF v, float* p) { hn::StoreU(v, DF(), p); }
 
-// Rounds to nearest even, NaN stays NaN, as ToBFloat16 does.
+// Rounds to nearest even, NaN stays NaN, as ToBFloat16 does, but a denormal may
+// become zero.
 HWY_INLINE hn::Vec<D16> RoundToBf16(VF v) {
+#if HWY_TARGET <= HWY_AVX3
+  if (HWY_LIKELY(cpu_rounds_to_bf16)) {
+    // No target of the oldest Highway that we support has this instruction.
+    __m256i half;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(v.raw));
+    return hn::Vec<D16>{half};
+  }
+#endif
   const DU du;
   const auto bits = hn::BitCast(du, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
@@ -75,7 +96,7 @@ HWY_INLINE void StreamF(VF v, BFloat16* p) {
 // Whether rows of a matrix of that many bytes go past the caches: they would
 // not be in L2 any more when they are read.
 template <class T>
-HWY_INLINE bool ShouldStream(const MatView& v, const T*) {
+HWY_INLINE bool ShouldStream(const MatView& v) {
   constexpr int64_t kMany = 4 << 20;
   constexpr int64_t kBytes = kLanes * sizeof(T);
   return v.rows * v.cols * static_cast<int64_t>(sizeof(T)) >= kMany &&

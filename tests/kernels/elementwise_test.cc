@@ -17,7 +17,7 @@ TEST_P(ElementwiseTest, CastRoundsToNearestEven) {
   const int64_t n = GetParam();
   std::vector<float> x = Values(100);
   const float odd[] = {NAN,         -NAN,        INFINITY, -INFINITY, 3.4e38f,
-                       1.00390625f, 1.01171875f, -0.0f,    1e-40f};
+                       1.00390625f, 1.01171875f, -0.0f,    1.2e-38f};
   for (int64_t i = 0; i < std::min<int64_t>(n, 9); ++i) x[i] = odd[i];
   testing::ForEachTarget([&] {
     std::vector<BFloat16> half(n);
