@@ -16,6 +16,8 @@
 
 #include "dnnl.hpp"
 #include "kernels/check.h"
+#include "kernels/cpu/matmul_vector.h"
+#include "kernels/cpu/pages.h"
 #include "kernels/elementwise.h"
 #include "kernels/parallel_for.h"
 
@@ -254,9 +256,14 @@ struct PackedWeight::Impl {
   DType dtype;   // As asked for.
   DType held;    // As packed: fp32 on a CPU without bf16 products.
   int64_t n, k;  // y [., n] = x [., k] op(W).
-  memory packed;
-  int64_t layout;
+  Pages pages;
+  memory packed;  // In `pages`.
+  int64_t layout;  // 0: [N, K] as it is, for products of a few rows.
 
+  void Allocate(const memory::desc& desc) {
+    pages = Pages(static_cast<int64_t>(desc.get_size()));
+    packed = memory(desc, Engine(), pages.data());
+  }
   ConstMatView Shape() const {  // Of W; no data.
     return {nullptr, held, transpose ? n : k, transpose ? k : n,
             transpose ? k : n};
@@ -272,6 +279,12 @@ PackedWeight::PackedWeight(ConstMatView w, bool transpose, DType dtype,
   impl.n = transpose ? w.rows : w.cols;
   impl.k = transpose ? w.cols : w.rows;
   CARRY_CHECK(impl.n > 0 && impl.k > 0 && rows_hint > 0);
+  if (transpose && rows_hint <= kVectorRows) {
+    impl.layout = 0;
+    impl.Allocate(Describe(impl.Shape(), true));
+    Update(w);
+    return;
+  }
   const auto describe = [&](DType type) {
     const memory::desc a({rows_hint, impl.k}, TypeOf(type),
                          memory::dims{impl.k, 1});
@@ -287,7 +300,7 @@ PackedWeight::PackedWeight(ConstMatView w, bool transpose, DType dtype,
     pd = describe(DType::kF32);
   }
   CARRY_CHECK(Usable(pd));
-  impl.packed = memory(pd.weights_desc(), Engine());
+  impl.Allocate(pd.weights_desc());
   impl.layout = LayoutId(pd.weights_desc());
   Update(w);
 }
@@ -314,6 +327,11 @@ namespace {
 void MultiplyPacked(const ConstMatView& a, const PackedWeight::Impl& impl,
                     const MatView& c, Write write, const float* bias) {
   MatMulArgs args = {a, false, impl.Shape(), impl.transpose, c, write, bias};
+  if (impl.layout == 0) {
+    args.b.data = impl.packed.get_data_handle();
+    if (a.rows > kVectorRows) return MatMul(args);
+    return VectorMatMul(a, args.b, c, write, bias);
+  }
   Product& product = Find(args, impl.packed.get_desc(), impl.layout);
   if (product.usable() && !product.reference()) {
     product.Run(a.data, impl.packed.get_data_handle(), bias, c.data,

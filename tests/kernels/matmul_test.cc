@@ -121,6 +121,32 @@ TEST_P(MatMulTest, PackedIsTheOracles) {
 INSTANTIATE_TEST_SUITE_P(Table, MatMulTest, ::testing::ValuesIn(kCases),
                          [](const auto& info) { return info.param.name; });
 
+// Weights that were packed for a few rows: their own kernel, on every target.
+TEST_P(MatMulTest, PackedForVectorsIsTheOracles) {
+  const Case& c = GetParam();
+  if (c.transpose_a || !c.transpose_b) GTEST_SKIP() << "only x W^T";
+  const Doubles b = Inputs(2, c.n * c.k, c.in);
+  const Doubles bias = Inputs(3, c.n, kF32);
+  const std::vector<float> bias_floats = Floats(bias);
+  Matrix bm(b, c.n, c.k, kF32, c.margin);
+  const PackedWeight packed(bm.view(), true, c.in, 1);
+  testing::ForEachTarget([&] {
+    for (int64_t m : {1, 2, 3, 4, 5}) {
+      Case shape = c;
+      shape.m = m;
+      const Doubles a = Inputs(1, m * c.k, c.in);
+      Matrix am(a, m, c.k, c.in, c.margin);
+      Matrix cm(Doubles(m * c.n, 0.5), m, c.n, c.out, c.margin);
+      MatMul(am.view(), packed, cm.view(),
+             c.accumulate ? Write::kAccumulate : Write::kOverwrite,
+             c.bias ? bias_floats.data() : nullptr);
+      ExpectClose("c", cm.values(), Want(shape, a, b, bias, 0.5),
+                  testing::WithRounding(2e-6, c.out));
+      EXPECT_TRUE(cm.MarginsUntouched());
+    }
+  });
+}
+
 TEST(MatMul, EmptyInnerDimensionGivesTheBias) {
   std::vector<float> c = {1, 2, 3, 4};
   const float bias[] = {10, 20};
