@@ -257,7 +257,7 @@ struct PackedWeight::Impl {
   DType held;    // As packed: fp32 on a CPU without bf16 products.
   int64_t n, k;  // y [., n] = x [., k] op(W).
   Pages pages;
-  memory packed;  // In `pages`.
+  memory packed;   // In `pages`.
   int64_t layout;  // 0: [N, K] as it is, for products of a few rows.
 
   void Allocate(const memory::desc& desc) {

@@ -46,8 +46,8 @@ HWY_INLINE void DotLanes(const float* HWY_RESTRICT x, int64_t x_stride,
     for (int c = 0; c < kChains; ++c) {
       const VF wi = LoadF(w + i + c * kLanes);
       for (int m = 0; m < kM; ++m) {
-        sum[m][c] = hn::MulAdd(LoadF(x + m * x_stride + i + c * kLanes), wi,
-                               sum[m][c]);
+        sum[m][c] =
+            hn::MulAdd(LoadF(x + m * x_stride + i + c * kLanes), wi, sum[m][c]);
       }
     }
   }

@@ -86,6 +86,11 @@ struct Prefetcher {
     __builtin_prefetch(base, 0, 2);
     base += stride;
   }
+  // All at once, where there are too few loops to spread them over.
+  HWY_INLINE void Burst(int64_t rows) {
+    if (stride == 0) return;
+    for (int64_t t = 0; t < rows; ++t) Next();
+  }
 };
 
 // Writes vectors of a matrix [B*T, E], past the caches where it can.

@@ -269,6 +269,7 @@ class ForwardSegment {
         const int64_t at = n * kScanGroup + lane;
         const bool first = lane == 0 && n == 0;
         const bool last = lane == 0 && n + kBlock >= states;
+        if (first && last) Ahead(args_.z, in_panel, true).Burst(rows);
         const Prefetcher ahead0 = first ? Ahead(args_.u, in_panel, true)
                                         : Ahead(args_.z, in_panel, last);
         const Prefetcher ahead1 = Ahead(args_.dt_raw, in_panel, first);

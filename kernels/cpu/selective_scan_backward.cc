@@ -149,13 +149,16 @@ class BackwardSegment {
   void Panel(int64_t t0, int64_t rows, int64_t g, int64_t g_end, bool reset) {
     const int64_t col = g * kScanGroup;
     const int64_t width = std::min(args_.channels, g_end * kScanGroup) - col;
+    t0_ = t0;
+    group_ = g;
+    next_t_ = g_end < g1_ ? t0 : t0 - kScanTile;
+    next_group_ = g_end < g1_ ? g_end : g0_;
     for (int64_t t = 0; t < rows; ++t) {
       FinishUpTo(t + 1);  // Of the panel before; Prepare takes its row's place.
       Prepare(t, row0_ + t0 + t, col, width);
+      if (n_ <= kBackBlock) AheadInRow(t);
     }
     FinishUpTo(pending_.rows);
-    next_t_ = g_end < g1_ ? t0 : t0 - kScanTile;
-    next_group_ = g_end < g1_ ? g_end : g0_;
     const int64_t vectors = (g_end - g) * (kScanGroup / kLanes);
     int64_t i = 0;
     for (; i + kBackVectors <= vectors; i += kBackVectors) {
@@ -246,6 +249,48 @@ class BackwardSegment {
     ahead.stride = n_ * 64 / kScanTile;
     return ahead;
   }
+  // An output that does not bypass the caches, where this vector will write.
+  Prefetcher AheadOutput(const VectorWriter& writer, int64_t i) const {
+    if (writer.stream) return Prefetcher(s_.bc);
+    return Prefetcher(writer.view, row0_ + t0_, kScanTile,
+                      group_ * kScanGroup + i * kLanes, s_.bc);
+  }
+
+  // With a single loop over states: z and dout of the next panel, a row at a
+  // time while the rows of this one are prepared.
+  void AheadInRow(int64_t t) const {
+    for (int64_t i = 0; i < kBackWidth / kLanes; i += kScanGroup / kLanes) {
+      for (const ConstMatView& v : {args_.z, grad_.dout}) {
+        Prefetcher ahead = Ahead(v, i);
+        ahead.base += t * ahead.stride;
+        ahead.Next();
+      }
+    }
+  }
+
+  // What the loop-th loop over states of vector i fetches ahead.
+  HWY_INLINE void ChooseAhead(int64_t loop, int64_t i, const StateRows& v,
+                              int64_t n, int slots, Prefetcher* ahead0,
+                              Prefetcher* ahead1) const {
+    switch (loop) {
+      case 0:
+        *ahead0 = Ahead(args_.u, i);
+        *ahead1 = Ahead(args_.dt_raw, i);
+        return;
+      case 1:
+        *ahead0 = Ahead(args_.z, i);
+        *ahead1 = Ahead(grad_.dout, i);
+        return;
+      case 2:
+        *ahead0 = AheadSaved(v, n, slots);
+        *ahead1 = AheadOutput(du_, i);
+        return;
+      case 3:
+        *ahead0 = AheadOutput(ddt_, i);
+        *ahead1 = AheadOutput(dz_, i);
+        return;
+    }
+  }
 
   // Of vector i of the panel that begins with group g.
   StateRows RowsOf(int64_t t0, int64_t g, int64_t i) const {
@@ -293,13 +338,8 @@ class BackwardSegment {
     float* token = s_.token + i * kLanes;
     const float* bc = s_.bc + n;
     for (int k = 0; k < kSlots; ++k) {
-      const int64_t loop = n / kBlock;
-      const Prefetcher ahead0 = loop == 0   ? Ahead(args_.u, i + k)
-                                : loop == 1 ? Ahead(args_.z, i + k)
-                                            : AheadSaved(v[k], n, kSlots);
-      const Prefetcher ahead1 = loop == 0   ? Ahead(args_.dt_raw, i + k)
-                                : loop == 1 ? Ahead(grad_.dout, i + k)
-                                            : Prefetcher(s_.bc);
+      Prefetcher ahead0(s_.bc), ahead1(s_.bc);
+      ChooseAhead(n / kBlock, i + k, v[k], n, kSlots, &ahead0, &ahead1);
       FinishUpTo(pending_.next + pending_.chunk);
       Recompute<kReset, kFirst, kBlock>(v[k], token + k * kLanes, bc, states,
                                         s_.chain + 2 * k * kBlock * kLanes,
@@ -363,6 +403,7 @@ class BackwardSegment {
   float* const dc_;
   BackwardScratch s_;
   const VectorWriter du_, ddt_, dz_;
+  int64_t t0_ = 0, group_ = 0;           // This panel.
   int64_t next_t_ = 0, next_group_ = 0;  // The next panel.
   Pending pending_;
   // Rows to write in each of the two gaps of a block.
