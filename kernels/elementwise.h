@@ -16,5 +16,7 @@ void Fill(float* x, float value, int64_t n);
 int64_t FirstNonFinite(const void* x, DType type, int64_t n);
 // dst [cols, rows] = src [rows, cols] transposed, fp32.
 void Transpose(const float* src, int64_t rows, int64_t cols, float* dst);
+// dst [x.cols, x.rows] = x transposed, bf16.
+void TransposeBf16(ConstMatView x, BFloat16* dst);
 
 }  // namespace carry

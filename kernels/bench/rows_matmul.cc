@@ -35,9 +35,9 @@ class FreeLayouts {
         engine_);
 #endif
     primitive_ = dnnl::matmul(pd);
-    args_ = {{DNNL_ARG_SRC, Zeros(pd.src_desc())},
-             {DNNL_ARG_WEIGHTS, Zeros(pd.weights_desc())},
-             {DNNL_ARG_DST, Zeros(pd.dst_desc())}};
+    args_ = {{DNNL_ARG_SRC, Filled(pd.src_desc())},
+             {DNNL_ARG_WEIGHTS, Filled(pd.weights_desc())},
+             {DNNL_ARG_DST, Filled(pd.dst_desc())}};
   }
 
   double Gflops() {
@@ -55,9 +55,13 @@ class FreeLayouts {
   }
 
  private:
-  memory Zeros(const memory::desc& desc) {
+  // With numbers near 0.01 in either type: a product of zeros takes less power
+  // and runs faster.
+  memory Filled(const memory::desc& desc) {
     memory m(desc, engine_);
-    std::memset(m.get_data_handle(), 0, desc.get_size());
+    auto* half = static_cast<uint16_t*>(m.get_data_handle());
+    const size_t n = desc.get_size() / 2;
+    for (size_t i = 0; i < n; ++i) half[i] = 0x3c00 + i * 611 % 256;
     return m;
   }
 

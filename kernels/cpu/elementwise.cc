@@ -55,6 +55,66 @@ void ScaleRange(float* x, float factor, int64_t n) {
   });
 }
 
+// dst[c][r] = src[r][c] for a block of at most 8 x 8.
+HWY_INLINE void TransposeSquare(const uint16_t* HWY_RESTRICT src,
+                                int64_t stride, int64_t rows, int64_t cols,
+                                uint16_t* HWY_RESTRICT dst,
+                                int64_t dst_stride) {
+#if HWY_TARGET != HWY_SCALAR
+  if (rows == 8 && cols == 8) {
+    // Neighbours interleave three times: 16, 32, 64 bits.
+    const hn::Full128<uint16_t> d16;
+    const hn::Full128<uint32_t> d32;
+    const hn::Full128<uint64_t> d64;
+    hn::Vec<decltype(d16)> v[8], w[8];
+    for (int i = 0; i < 8; ++i) v[i] = hn::LoadU(d16, src + i * stride);
+    for (int i = 0; i < 4; ++i) {
+      w[2 * i] = hn::InterleaveLower(d16, v[2 * i], v[2 * i + 1]);
+      w[2 * i + 1] = hn::InterleaveUpper(d16, v[2 * i], v[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; ++i) {
+      for (int j = 0; j < 2; ++j) {
+        const auto a = hn::BitCast(d32, w[4 * i + j]);
+        const auto b = hn::BitCast(d32, w[4 * i + j + 2]);
+        v[4 * i + 2 * j] = hn::BitCast(d16, hn::InterleaveLower(d32, a, b));
+        v[4 * i + 2 * j + 1] = hn::BitCast(d16, hn::InterleaveUpper(d32, a, b));
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      const auto a = hn::BitCast(d64, v[i]);
+      const auto b = hn::BitCast(d64, v[i + 4]);
+      hn::StoreU(hn::BitCast(d16, hn::InterleaveLower(d64, a, b)), d16,
+                 dst + 2 * i * dst_stride);
+      hn::StoreU(hn::BitCast(d16, hn::InterleaveUpper(d64, a, b)), d16,
+                 dst + (2 * i + 1) * dst_stride);
+    }
+    return;
+  }
+#endif
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) {
+      dst[c * dst_stride + r] = src[r * stride + c];
+    }
+  }
+}
+
+// Columns [c0, c1) of src [rows, .] to rows of dst [., rows].
+void TransposeColumns(const uint16_t* src, int64_t stride, int64_t rows,
+                      int64_t c0, int64_t c1, uint16_t* dst) {
+  // 32 rows of src: each line of dst is filled before it leaves L1.
+  constexpr int64_t kBand = 32;
+  for (int64_t r0 = 0; r0 < rows; r0 += kBand) {
+    const int64_t r1 = std::min(rows, r0 + kBand);
+    for (int64_t c = c0; c < c1; c += 8) {
+      for (int64_t r = r0; r < r1; r += 8) {
+        TransposeSquare(src + r * stride + c, stride,
+                        std::min<int64_t>(8, r1 - r),
+                        std::min<int64_t>(8, c1 - c), dst + c * rows + r, rows);
+      }
+    }
+  }
+}
+
 template <class T>
 HWY_INLINE bool FiniteTyped(const T* x, int64_t n) {
   // x - x is 0, or NaN where x is not finite.
@@ -83,6 +143,7 @@ HWY_EXPORT(AddBf16);
 HWY_EXPORT(ScaleRange);
 HWY_EXPORT(FiniteFloat);
 HWY_EXPORT(FiniteBf16);
+HWY_EXPORT(TransposeColumns);
 
 constexpr int64_t kChunk = 16384;  // Elements of a task.
 constexpr int64_t kSquare = 32;    // Side of a transposed block: 2 x 4 KB.
@@ -200,6 +261,19 @@ void Transpose(const float* src, int64_t rows, int64_t cols, float* dst) {
       for (int64_t c = c0; c < c1; ++c) {
         for (int64_t r = r0; r < r1; ++r) dst[c * rows + r] = src[r * cols + c];
       }
+    }
+  });
+}
+
+void TransposeBf16(ConstMatView x, BFloat16* dst) {
+  CARRY_CHECK(x.dtype == DType::kBF16);
+  constexpr int64_t kColumns = 32;  // Of a task: a cache line of each row.
+  const int64_t tasks = (x.cols + kColumns - 1) / kColumns;
+  ParallelRanges(tasks, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      HWY_DYNAMIC_DISPATCH(TransposeColumns)
+      (static_cast<const uint16_t*>(x.data), x.stride, x.rows, i * kColumns,
+       std::min(x.cols, (i + 1) * kColumns), reinterpret_cast<uint16_t*>(dst));
     }
   });
 }

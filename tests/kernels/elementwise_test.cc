@@ -87,6 +87,23 @@ TEST(AddColumnSums, AddsRowsInOrder) {
   });
 }
 
+TEST(TransposeBf16, MovesEveryElement) {
+  testing::ForEachTarget([] {
+    for (const auto& [rows, cols] :
+         {std::pair<int64_t, int64_t>{1, 5}, {8, 8}, {45, 70}, {64, 32}}) {
+      testing::Random random(1);
+      const testing::Doubles x =
+          random.Vector(rows * cols, -1, 1, DType::kBF16);
+      testing::Matrix m(x, rows, cols, DType::kBF16, 3);
+      std::vector<BFloat16> y(rows * cols);
+      TransposeBf16(m.view(), y.data());
+      for (int64_t i = 0; i < rows * cols; ++i) {
+        EXPECT_EQ(ToFloat(y[i % cols * rows + i / cols]), x[i]);
+      }
+    }
+  });
+}
+
 TEST(Transpose, MovesEveryElement) {
   for (const auto& [rows, cols] :
        {std::pair<int64_t, int64_t>{1, 5}, {33, 70}, {64, 32}}) {

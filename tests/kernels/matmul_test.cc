@@ -44,6 +44,12 @@ const Case kCases[] = {
     {"Bf16ToFloat", 40, 48, 64, false, false, kBF16, kF32},
     {"Bf16WeightGradient", 40, 48, 64, true, false, kBF16, kF32, true},
     {"Bf16BiasStrided", 40, 48, 64, false, true, kBF16, kBF16, false, true, 4},
+    {"LargeWeightGradient", 260, 272, 300, true, false, kF32, kF32, true, false,
+     3},
+    {"LargeBf16WeightGradient", 260, 272, 300, true, false, kBF16, kF32, true,
+     false, 3},
+    {"PanelsOfWeightGradient", 1100, 257, 256, true, false, kBF16, kF32, true,
+     true},
     {"Rank", 70, 96, 3, false, true},
     {"RankBf16", 70, 96, 3, false, true, kBF16, kBF16},
 };
