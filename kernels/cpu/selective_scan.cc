@@ -272,7 +272,11 @@ class ForwardSegment {
         if (first && last) Ahead(args_.z, in_panel, true).Burst(rows);
         const Prefetcher ahead0 = first ? Ahead(args_.u, in_panel, true)
                                         : Ahead(args_.z, in_panel, last);
-        const Prefetcher ahead1 = Ahead(args_.dt_raw, in_panel, first);
+        // Rows that cannot bypass the caches had better be there.
+        const bool second = lane == 0 && n == kBlock && !writer.stream;
+        const Prefetcher ahead1 =
+            second ? Prefetcher(writer.view, row, kScanTile, col, s_.bc)
+                   : Ahead(args_.dt_raw, in_panel, first);
         if (n + kBlock < states) {
           ForwardBlock<kReset, kBlock>(
               a + at, h + at, token, bc + n, states, keep, rows, ahead0, ahead1,

@@ -69,7 +69,9 @@ class BackwardSegment {
         ddt_(grad.ddt_raw),
         dz_(args.z.data != nullptr ? grad.dz : MatView()),
         chunk_((kScanTile * kBackBlock + kBackVectors * n_ - 1) /
-               (kBackVectors * n_)) {}
+               (kBackVectors * n_)),
+        streams_(args.u.dtype == DType::kF32 && du_.stream && ddt_.stream &&
+                 dz_.stream && dz_.view.data != nullptr) {}
 
   void Run() {
     LoadParameters();
@@ -364,12 +366,62 @@ class BackwardSegment {
   };
 
   HWY_NOINLINE void FinishUpTo(int64_t end) {
-    for (; pending_.next < std::min(end, pending_.rows); ++pending_.next) {
+    const int64_t stop = std::min(end, pending_.rows);
+    const bool whole = pending_.col + pending_.slots * kLanes <= args_.channels;
+    if (streams_ && whole && pending_.next < stop) {
+      for (int k = 0; k < pending_.slots; ++k) {
+        FinishStreams(pending_.row0 + pending_.next, stop - pending_.next,
+                      pending_.col + k * kLanes,
+                      pending_.token + pending_.next * kBackRow + k * kLanes);
+      }
+      pending_.next = stop;
+      return;
+    }
+    for (; pending_.next < stop; ++pending_.next) {
       for (int k = 0; k < pending_.slots; ++k) {
         Finish(pending_.row0 + pending_.next, pending_.col + k * kLanes,
                pending_.token + pending_.next * kBackRow + k * kLanes);
       }
     }
+  }
+
+  // Finish of `rows` rows where everything is gated, fp32 and past the caches.
+  HWY_INLINE void FinishStreams(int64_t row, int64_t rows, int64_t col,
+                                const float* HWY_RESTRICT token) {
+    const auto at = [&](const MatView& v) {
+      return static_cast<float*>(v.data) + row * v.stride + col;
+    };
+    const int64_t u_stride = args_.u.stride, du_stride = du_.view.stride;
+    const int64_t ddt_stride = ddt_.view.stride, dz_stride = dz_.view.stride;
+    const float* HWY_RESTRICT u_at =
+        static_cast<const float*>(args_.u.data) + row * u_stride + col;
+    float* HWY_RESTRICT du_at = at(du_.view);
+    float* HWY_RESTRICT ddt_at = at(ddt_.view);
+    float* HWY_RESTRICT dz_at = at(dz_.view);
+    float* dbias_at = dbias_ + col - g0_ * kScanGroup;
+    const VF d = LoadF(s_.d + col - g0_ * kScanGroup);
+    VF dbias = LoadF(dbias_at);
+    for (; rows > 0; --rows) {
+      const VF u = LoadF(u_at);
+      const VF ddx = LoadF(token + kBackDdx * kBackWidth);
+      const VF du =
+          hn::MulAdd(LoadF(token + kBackDy * kBackWidth), d,
+                     hn::Mul(ddx, LoadF(token + kBackDt * kBackWidth)));
+      StreamF(du, du_at);
+      VF ddt = hn::Mul(LoadF(token + kBackDdt * kBackWidth), Set(kLn2));
+      ddt = hn::MulAdd(ddx, u, ddt);
+      ddt = hn::Mul(ddt, LoadF(token + kBackSlope * kBackWidth));
+      dbias = hn::Add(dbias, ddt);
+      StreamF(ddt, ddt_at);
+      const VF y = hn::MulAdd(d, u, LoadF(token + kBackY * kBackWidth));
+      StreamF(hn::Mul(LoadF(token + kBackDgate * kBackWidth), y), dz_at);
+      token += kBackRow;
+      u_at += u_stride;
+      du_at += du_stride;
+      ddt_at += ddt_stride;
+      dz_at += dz_stride;
+    }
+    StoreF(dbias, dbias_at);
   }
 
   // du, ddt_raw, dz of one vector, and the sum over time of ddt_raw.
@@ -408,6 +460,8 @@ class BackwardSegment {
   Pending pending_;
   // Rows to write in each of the two gaps of a block.
   const int64_t chunk_;
+  // Whether FinishStreams will do.
+  const bool streams_;
 };
 
 // One thread's groups. `dbc` [2][T * batch entries touched][N].
