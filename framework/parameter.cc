@@ -4,6 +4,7 @@
 
 #include "framework/random.h"
 #include "kernels/parallel_for.h"
+#include "kernels/span.h"
 
 namespace carry {
 namespace {
@@ -44,12 +45,17 @@ Initializer UniformInit(double low, double high) {
 const PackedWeight& Parameter::Packed(bool transpose, DType dtype,
                                       int64_t rows) {
   Pack& pack = packs_[transpose ? 1 : 0];
-  if (pack.weight == nullptr || pack.dtype != dtype) {
+  const bool fits = pack.weight != nullptr && pack.dtype == dtype;
+  if (fits && pack.version == *version_) return *pack.weight;
+  SpanInfo info{.category = "op", .name = "pack weights", .dtype = dtype};
+  info.bytes = size() * (4 + SizeOf(dtype));
+  const Span span(info);
+  if (fits) {
+    pack.weight->Update(value_.view());
+  } else {
     pack.weight =
         std::make_unique<PackedWeight>(value_.view(), transpose, dtype, rows);
     pack.dtype = dtype;
-  } else if (pack.version != *version_) {
-    pack.weight->Update(value_.view());
   }
   pack.version = *version_;
   return *pack.weight;

@@ -2,10 +2,10 @@
 
 #include <utility>
 
+#include "framework/ops/op_span.h"
 #include "kernels/causal_conv1d.h"
 
 namespace carry {
-
 CausalConv1dOut CausalConv1d(Tape& tape, const Var& x, Parameter& weight,
                              Parameter* bias, const Var& carry_in,
                              const uint8_t* document_start,
@@ -31,8 +31,12 @@ CausalConv1dOut CausalConv1d(Tape& tape, const Var& x, Parameter& weight,
   CausalConv1dOut out;
   out.y = Var(Tensor::Empty(shape, x.value().dtype()), tape.recording());
   out.carry_out = Var(std::move(carry_buffer), tape.recording());
-  CausalConv1dForward(args,
-                      {out.y.value().view(), out.carry_out.value().f32()});
+  {
+    const Span span(StreamInfo("convolution forward", x.value().dtype(),
+                               2 * out.y.value().bytes()));
+    CausalConv1dForward(args,
+                        {out.y.value().view(), out.carry_out.value().f32()});
+  }
 
   tape.Record([args, out, x, carry_in, bias, &weight]() mutable {
     const Tensor dcarry = out.carry_out.grad();
@@ -49,7 +53,11 @@ CausalConv1dOut CausalConv1d(Tape& tape, const Var& x, Parameter& weight,
     grad.dweight = weight.grad().f32();
     grad.dbias = bias == nullptr ? nullptr : bias->grad().f32();
     grad.dcarry_in = dcarry_in.f32();
-    CausalConv1dBackward(args, grad);
+    {
+      const Span span(StreamInfo("convolution backward", x.value().dtype(),
+                                 3 * out.y.value().bytes()));
+      CausalConv1dBackward(args, grad);
+    }
     dx.Finish();
     dcarry_in.Finish();
     return absl::OkStatus();

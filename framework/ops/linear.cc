@@ -1,10 +1,10 @@
 #include "framework/ops/linear.h"
 
+#include "framework/ops/op_span.h"
 #include "kernels/elementwise.h"
 #include "kernels/matmul.h"
 
 namespace carry {
-
 Var Linear(Tape& tape, const Var& x, Parameter& weight, Parameter* bias) {
   const int64_t n = weight.shape()[0];
   CARRY_CHECK(weight.shape().size() == 2 &&
@@ -14,16 +14,22 @@ Var Linear(Tape& tape, const Var& x, Parameter& weight, Parameter* bias) {
   Shape shape = x.value().shape();
   shape.back() = n;
   Var y(Tensor::Empty(std::move(shape), dtype), tape.recording());
-  MatMul(x.value().view(), weight.Packed(true, dtype, rows), y.value().view(),
-         Write::kOverwrite, bias == nullptr ? nullptr : bias->value().f32());
+  const int64_t k = weight.shape()[1];
+  const PackedWeight& packed = weight.Packed(true, dtype, rows);
+  {
+    const Span span(ProductInfo("matmul", dtype, rows, n, k));
+    MatMul(x.value().view(), packed, y.value().view(), Write::kOverwrite,
+           bias == nullptr ? nullptr : bias->value().f32());
+  }
 
-  tape.Record([x, y, bias, &weight, dtype, rows]() mutable {
+  tape.Record([x, y, bias, &weight, dtype, rows, n, k]() mutable {
     const Tensor dy = y.grad();
     if (!dy.defined()) return absl::OkStatus();
     GradTarget dx = GradTarget::Accumulate(x);
     if (dx.view().data != nullptr) {
-      MatMul(dy.view(), weight.Packed(false, dtype, rows), dx.view(),
-             dx.write(), nullptr);
+      const PackedWeight& packed = weight.Packed(false, dtype, rows);
+      const Span span(ProductInfo("matmul dx", dtype, rows, k, n));
+      MatMul(dy.view(), packed, dx.view(), dx.write(), nullptr);
       dx.Finish();
     }
     MatMulArgs dw;
@@ -32,7 +38,10 @@ Var Linear(Tape& tape, const Var& x, Parameter& weight, Parameter* bias) {
     dw.b = x.value().view();
     dw.c = weight.grad().view();
     dw.write = Write::kAccumulate;
-    MatMul(dw);
+    {
+      const Span span(ProductInfo("matmul dw", dtype, n, k, rows));
+      MatMul(dw);
+    }
     if (bias != nullptr) AddColumnSums(dy.view(), bias->grad().f32());
     return absl::OkStatus();
   });

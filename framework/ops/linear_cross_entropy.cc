@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "framework/ops/op_span.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/matmul.h"
 
@@ -10,6 +11,25 @@ namespace {
 
 constexpr int64_t kSliceBytes = int64_t{32} << 20;
 constexpr int64_t kMinRows = 64;  // fewer leave the matrix units idle
+
+void Product(const char* name, const ConstMatView& a, const PackedWeight& w,
+             const MatView& c) {
+  const Span span(ProductInfo(name, a.dtype, a.rows, c.cols, a.cols));
+  MatMul(a, w, c, Write::kOverwrite, nullptr);
+}
+
+// dW += dlogits^T x
+void AddWeightGradient(const ConstMatView& dlogits, const ConstMatView& x,
+                       const MatView& dw) {
+  MatMulArgs args;
+  args.a = dlogits;
+  args.transpose_a = true;
+  args.b = x;
+  args.c = dw;
+  args.write = Write::kAccumulate;
+  const Span span(ProductInfo("matmul dw", x.dtype, dw.rows, dw.cols, x.rows));
+  MatMul(args);
+}
 
 }  // namespace
 
@@ -35,24 +55,22 @@ Tensor LinearCrossEntropy(Tape& tape, const Var& x, Parameter& weight,
     const int64_t n = std::min(slice, rows - begin);
     const Tensor xs = x.value().Rows(begin, n);
     MatView out = logits.Rows(0, n).view();
-    MatMul(xs.view(), weight.Packed(true, dtype, slice), out, Write::kOverwrite,
-           nullptr);
+    Product("matmul", xs.view(), weight.Packed(true, dtype, slice), out);
     // The gradient overwrites the logits, narrowed where activations are.
     MatView dlogits = out;
     dlogits.dtype = dtype;
     dlogits.stride = out.stride * SizeOf(DType::kF32) / SizeOf(dtype);
-    CrossEntropy(out, targets + begin, loss_weight,
-                 gradient ? dlogits : MatView{}, nll.f32() + begin);
+    if (!gradient) dlogits = {};
+    {
+      const int64_t bytes = 4 + (gradient ? SizeOf(dtype) : 0);
+      const Span span(StreamInfo("cross-entropy", dtype, n * vocab * bytes));
+      CrossEntropy(out, targets + begin, loss_weight, dlogits,
+                   nll.f32() + begin);
+    }
     if (!gradient) continue;
-    MatMul(dlogits, weight.Packed(false, dtype, slice),
-           dx.Rows(begin, n).view(), Write::kOverwrite, nullptr);
-    MatMulArgs dw;
-    dw.a = dlogits;
-    dw.transpose_a = true;
-    dw.b = xs.view();
-    dw.c = weight.grad().view();
-    dw.write = Write::kAccumulate;
-    MatMul(dw);
+    Product("matmul dx", dlogits, weight.Packed(false, dtype, slice),
+            dx.Rows(begin, n).view());
+    AddWeightGradient(dlogits, xs.view(), weight.grad().view());
   }
   tape.Record([x, dx]() mutable {
     CARRY_CHECK(!x.grad().defined());

@@ -1,5 +1,6 @@
 #include "framework/ops/rms_norm.h"
 
+#include "framework/ops/op_span.h"
 #include "kernels/rms_norm.h"
 
 namespace carry {
@@ -26,7 +27,13 @@ RmsNormOut RmsNorm(Tape& tape, const Var& residual, const Var& delta,
   args.sum = has_delta ? out.sum.value().f32() : nullptr;
   args.y = out.normed.value().view();
   args.inv_rms = inv_rms.defined() ? inv_rms.f32() : nullptr;
-  RmsNormForward(args);
+  {
+    // Reads the residual and the delta, writes the sum and y.
+    const int64_t bytes =
+        4 + SizeOf(dtype) + (has_delta ? 4 + SizeOf(dtype) : 0);
+    const Span span(StreamInfo("norm forward", dtype, r.size() * bytes));
+    RmsNormForward(args);
+  }
 
   tape.Record([out, residual, delta, inv_rms, has_delta, &weight]() mutable {
     const Tensor dy = out.normed.grad();
@@ -50,7 +57,14 @@ RmsNormOut RmsNorm(Tape& tape, const Var& residual, const Var& delta,
     args.dresidual = dresidual.f32();
     args.ddelta = ddelta.view();
     args.dweight = weight.grad().f32();
-    RmsNormBackward(args);
+    {
+      // dy, the sum, its gradient; the residual's and the delta's gradients.
+      const int64_t bytes = SizeOf(dy.dtype()) * (has_delta ? 2 : 1) +
+                            (args.dsum != nullptr ? 12 : 8);
+      const Span span(
+          StreamInfo("norm backward", dy.dtype(), dy.size() * bytes));
+      RmsNormBackward(args);
+    }
     ddelta.Finish();
     if (residual.needs_grad()) {
       CARRY_CHECK(!residual.grad().defined());

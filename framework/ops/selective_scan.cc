@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "framework/ops/op_span.h"
 #include "kernels/selective_scan.h"
 
 namespace carry {
@@ -27,6 +28,11 @@ SelectiveScanArgs MakeArgs(const SelectiveScanIn& in, const Tensor& a) {
   args.state_in = in.state.defined() ? in.state.value().f32() : nullptr;
   args.document_start = in.document_start;
   return args;
+}
+
+SpanInfo Work(const char* name, const SelectiveScanArgs& args) {
+  return ScanInfo(name, args.u.dtype,
+                  args.batch * args.time * args.channels * args.states);
 }
 
 void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
@@ -58,7 +64,10 @@ void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
   grad.dd = in.d == nullptr ? nullptr : in.d->grad().f32();
   grad.ddt_bias = in.dt_bias == nullptr ? nullptr : in.dt_bias->grad().f32();
   grad.dstate_in = dstate_in.f32();
-  SelectiveScanBackward(args, grad);
+  {
+    const Span span(Work("scan backward", args));
+    SelectiveScanBackward(args, grad);
+  }
   for (GradTarget* target : {&du, &ddt, &dz, &db, &dc, &dstate_in}) {
     target->Finish();
   }
@@ -98,8 +107,11 @@ SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
                                                   args.channels, args.states)},
                           DType::kF32);
   }
-  SelectiveScanForward(args, {out.y.value().view(), out.state.value().f32(),
-                              saved.defined() ? saved.f32() : nullptr});
+  {
+    const Span span(Work("scan forward", args));
+    SelectiveScanForward(args, {out.y.value().view(), out.state.value().f32(),
+                                saved.defined() ? saved.f32() : nullptr});
+  }
   tape.Record([in, out, a, saved]() {
     Backward(in, out, a, saved);
     return absl::OkStatus();
@@ -109,7 +121,9 @@ SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
 
 void SummarizeScan(const SelectiveScanIn& in, const ScanSummary& summary) {
   const Tensor a = ScanRates(*in.a_log);
-  SelectiveScanSummary(MakeArgs(in, a), summary);
+  const SelectiveScanArgs args = MakeArgs(in, a);
+  const Span span(Work("scan summary", args));
+  SelectiveScanSummary(args, summary);
 }
 
 void SummarizeScanGrad(const SelectiveScanIn& in, const Var& y,
@@ -119,7 +133,9 @@ void SummarizeScanGrad(const SelectiveScanIn& in, const Var& y,
   if (!dy.defined()) {
     dy = Tensor::Zeros(y.value().shape(), y.value().dtype());
   }
-  SelectiveScanGradSummary(MakeArgs(in, a), dy.view(), summary);
+  const SelectiveScanArgs args = MakeArgs(in, a);
+  const Span span(Work("scan gradient summary", args));
+  SelectiveScanGradSummary(args, dy.view(), summary);
 }
 
 }  // namespace carry

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/adamw.h"
+#include "kernels/span.h"
 
 namespace carry {
 
@@ -46,6 +47,9 @@ AdamWOptimizer::AdamWOptimizer(const config::Optimizer& config,
 }
 
 std::vector<double> AdamWOptimizer::SumsOfSquares() const {
+  SpanInfo info{.category = "op", .name = "gradient norm"};
+  info.bytes = m_.bytes();
+  const Span span(info);
   std::vector<double> sums;
   for (const Range& shard : shards_) {
     sums.push_back(
@@ -73,6 +77,10 @@ std::vector<AdamWOptimizer::Slice> AdamWOptimizer::Slices() const {
 
 void AdamWOptimizer::Step(double learning_rate, double gradient_norm,
                           int64_t update) {
+  // Weights and both moments are read and written, gradients read.
+  SpanInfo info{.category = "op", .name = "AdamW"};
+  info.bytes = 7 * m_.bytes();
+  const Span span(info);
   AdamWArgs args{};
   args.lr = static_cast<float>(learning_rate);
   args.beta1 = static_cast<float>(config_.beta1());
