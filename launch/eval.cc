@@ -26,6 +26,7 @@ struct EvalOptions {
   std::vector<std::string> paths;
   std::vector<std::string> extensions;
   int64_t max_tokens = 0;
+  std::vector<int64_t> reset_every;
   std::string files_to;
 };
 
@@ -88,17 +89,46 @@ void Print(const OpenedModel& model, const CorpusEval& eval) {
   }
 }
 
+void PrintLoss(const std::string& what, const EvalResult& result) {
+  const double mean = result.MeanNll();
+  std::cout << absl::StreamFormat("%19s %14d  %.4f  %.4f\n", what,
+                                  result.tokens, mean, mean / std::log(2.0));
+}
+
+// The same predictions with less and less context taken away.
+absl::Status EvalWithResets(const std::vector<int64_t>& reset_every,
+                            const EvalResult& whole, const OpenedModel& model,
+                            const Corpus& corpus, CorpusEvalOptions options) {
+  std::cout << "\ncarry reset every      predictions  loss    bits/token\n";
+  for (int64_t tokens : reset_every) {
+    options.reset_every = tokens;
+    absl::StatusOr<CorpusEval> eval =
+        EvaluateCorpus(*model.loaded.model, corpus, *model.tokenizer, options);
+    if (!eval.ok()) return eval.status();
+    PrintLoss(absl::StrCat(tokens, " tokens"), eval->result);
+  }
+  PrintLoss("never", whole);
+  return absl::OkStatus();
+}
+
 absl::Status Eval(const EvalOptions& options) {
   absl::StatusOr<OpenedModel> model = OpenModel(options.model);
   if (!model.ok()) return model.status();
   absl::StatusOr<std::unique_ptr<const Corpus>> corpus =
       OpenCorpus(options, *model);
   if (!corpus.ok()) return corpus.status();
-  absl::StatusOr<CorpusEval> eval = EvaluateCorpus(
-      *model->loaded.model, **corpus, *model->tokenizer, options.max_tokens,
-      options.model.chunk_length, [](int64_t) { return true; });
+  CorpusEvalOptions how;
+  how.max_tokens = options.max_tokens;
+  how.chunk_length = options.model.chunk_length;
+  absl::StatusOr<CorpusEval> eval =
+      EvaluateCorpus(*model->loaded.model, **corpus, *model->tokenizer, how);
   if (!eval.ok()) return eval.status();
   Print(*model, *eval);
+  if (!options.reset_every.empty()) {
+    absl::Status status = EvalWithResets(options.reset_every, eval->result,
+                                         *model, **corpus, how);
+    if (!status.ok()) return status;
+  }
   if (options.files_to.empty()) return absl::OkStatus();
   return WriteFileList(**corpus, eval->evaluated, options.files_to);
 }
@@ -119,20 +149,27 @@ Command AddEval(CLI::App& program) {
                   "Endings that count in folders, such as .txt,.md; default: "
                   "all files")
       ->type_name("LIST")
-      ->expected(1)
+      ->allow_extra_args(false)
       ->delimiter(',');
   app->add_option("--max-tokens", options->max_tokens,
                   "Stop after the document that reaches so many; default 0: "
                   "never")
       ->type_name("N")
       ->check(CLI::NonNegativeNumber);
+  app->add_option("--reset-every", options->reset_every,
+                  "Also the loss of the same predictions with the carry reset "
+                  "after every so many tokens: what longer context is worth")
+      ->type_name("N,N,...")
+      ->allow_extra_args(false)
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
   app->add_option("--files-to", options->files_to,
                   "Write the paths that were read to this file, each ended by "
                   "a NUL")
       ->type_name("FILE");
   app->footer(
       "Example:\n"
-      "  carry eval runs/quickstart /usr/include/stdio.h");
+      "  carry eval runs/quickstart /usr/include/stdio.h --reset-every 16,256");
   return {app, [options] { return Eval(*options); }};
 }
 

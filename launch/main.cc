@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "launch/command.h"
+#include "launch/wait_policy.h"
 #include "parallel/mpi_communicator.h"
 
 namespace carry {
@@ -73,4 +74,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace carry
 
-int main(int argc, char** argv) { return carry::Main(argc, argv); }
+int main(int argc, char** argv) {
+  carry::StartWithShortSpin(argv);
+  return carry::Main(argc, argv);
+}

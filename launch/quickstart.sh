@@ -59,9 +59,10 @@ the same $bytes bytes:
   xz -9, all files as one                $(bits_per_byte "$together" "$bytes") bits/byte
 END
 
-say "One long file, the carry kept: the loss falls with context"
+say "One long file, the carry kept or taken away: the loss falls with context"
 echo "$longest"
-"$carry" eval "$run" "$longest" | sed '1,/^$/d'
+"$carry" eval "$run" "$longest" --reset-every 4,16,64,256,1024,4096,16384 |
+  sed '1,/^$/d'
 
 say "400 bytes of its own"
 prompt='#ifndef '

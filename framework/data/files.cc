@@ -241,4 +241,33 @@ absl::StatusOr<FileSplit> SplitFiles(const std::vector<DataFile>& files,
   return split;
 }
 
+absl::StatusOr<std::vector<DataFile>> WithoutHeldOut(
+    const std::vector<DataFile>& files, const std::vector<DataFile>& held_out) {
+  using Identity = std::pair<dev_t, ino_t>;
+  const auto identify = [](const DataFile& file, Identity* identity) {
+    struct stat info;
+    if (stat(file.path.c_str(), &info) != 0) return false;
+    *identity = {info.st_dev, info.st_ino};
+    return true;
+  };
+  std::set<Identity> out;
+  Identity identity;
+  for (const DataFile& file : held_out) {
+    if (identify(file, &identity)) out.insert(identity);
+  }
+  std::vector<DataFile> left;
+  for (const DataFile& file : files) {
+    // What cannot be found any more is reported when it is opened.
+    if (identify(file, &identity) && out.count(identity) > 0) continue;
+    left.push_back(file);
+  }
+  if (left.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("each of the ", files.size(),
+                     " files of data.train is in data.eval too, which is never "
+                     "trained on; name other files"));
+  }
+  return left;
+}
+
 }  // namespace carry

@@ -44,4 +44,9 @@ struct FileSplit {
 absl::StatusOr<FileSplit> SplitFiles(const std::vector<DataFile>& files,
                                      double fraction, uint64_t seed);
 
+// `files` without those that are the same file as one of `held_out`, under
+// whatever name (device and inode decide). kInvalidArgument if none is left.
+absl::StatusOr<std::vector<DataFile>> WithoutHeldOut(
+    const std::vector<DataFile>& files, const std::vector<DataFile>& held_out);
+
 }  // namespace carry

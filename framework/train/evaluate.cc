@@ -11,9 +11,10 @@
 
 namespace carry {
 
-StreamEvaluator::StreamEvaluator(LanguageModel& model, int64_t chunk_length)
-    : model_(model), chunk_length_(chunk_length) {
-  CARRY_CHECK(chunk_length >= 1);
+StreamEvaluator::StreamEvaluator(LanguageModel& model, int64_t chunk_length,
+                                 int64_t reset_every)
+    : model_(model), chunk_length_(chunk_length), reset_every_(reset_every) {
+  CARRY_CHECK(chunk_length >= 1 && reset_every >= 0);
 }
 
 void StreamEvaluator::Add(const int32_t* tokens, int64_t count, bool starts) {
@@ -29,20 +30,24 @@ void StreamEvaluator::RunChunk() {
   const int64_t held = static_cast<int64_t>(tokens_.size());
   const int64_t time = std::min(held, chunk_length_);
   std::vector<int32_t> targets(time, -1);
-  for (int64_t t = 0; t < time && t + 1 < held; ++t) {
-    if (!starts_[t + 1]) targets[t] = tokens_[t + 1];
+  std::vector<int64_t> position(time);  // in the document, from 0
+  std::vector<uint8_t> resets(time);
+  for (int64_t t = 0; t < time; ++t) {
+    if (starts_[t]) position_ = 0;
+    position[t] = position_++;
+    resets[t] =
+        starts_[t] || (reset_every_ > 0 && position[t] % reset_every_ == 0);
+    if (t + 1 < held && !starts_[t + 1]) targets[t] = tokens_[t + 1];
   }
   SequenceBatch batch;
   batch.batch = 1;
   batch.length = batch.stride = time;
   batch.tokens = tokens_.data();
   batch.targets = targets.data();
-  batch.document_start = starts_.data();
+  batch.document_start = resets.data();
   const Tensor nll = ForwardLoss(model_, batch, {0, 0, time}, carries_);
   for (int64_t t = 0; t < time; ++t) {
-    if (starts_[t]) position_ = 0;
-    ++position_;
-    if (targets[t] >= 0) Count(position_, nll.f32()[t]);
+    if (targets[t] >= 0) Count(position[t] + 1, nll.f32()[t]);
   }
   tokens_.erase(tokens_.begin(), tokens_.begin() + time);
   starts_.erase(starts_.begin(), starts_.begin() + time);
@@ -99,19 +104,20 @@ std::vector<int64_t> ChooseDocuments(const Corpus& corpus, int64_t max_tokens) {
   return chosen;
 }
 
-absl::StatusOr<CorpusEval> EvaluateCorpus(
-    LanguageModel& model, const Corpus& corpus, const Tokenizer& tokenizer,
-    int64_t max_tokens, int64_t chunk_length,
-    const std::function<bool(int64_t tokens)>& keep_going, int64_t first,
-    int64_t stride) {
+absl::StatusOr<CorpusEval> EvaluateCorpus(LanguageModel& model,
+                                          const Corpus& corpus,
+                                          const Tokenizer& tokenizer,
+                                          const CorpusEvalOptions& options) {
   CorpusEval eval;
-  StreamEvaluator evaluator(model, chunk_length);
+  const int64_t chunk_length = options.chunk_length;
+  StreamEvaluator evaluator(model, chunk_length, options.reset_every);
   std::vector<int32_t> tokens(chunk_length);
-  const std::vector<int64_t> documents = ChooseDocuments(corpus, max_tokens);
+  const std::vector<int64_t> documents =
+      ChooseDocuments(corpus, options.max_tokens);
   const int64_t chosen = static_cast<int64_t>(documents.size());
   int64_t read = 0;
   bool going = true;
-  for (int64_t i = first; i < chosen && going; i += stride) {
+  for (int64_t i = options.first; i < chosen && going; i += options.stride) {
     const int64_t d = documents[i];
     const int64_t length = corpus.DocumentLength(d);
     for (int64_t begin = 0; begin < length && going; begin += chunk_length) {
@@ -125,7 +131,7 @@ absl::StatusOr<CorpusEval> EvaluateCorpus(
       if (!text.ok()) return text.status();
       eval.bytes += static_cast<int64_t>(text->size());
       read += count;
-      going = !keep_going || keep_going(read);
+      going = !options.keep_going || options.keep_going(read);
     }
     eval.evaluated.push_back(d);
   }

@@ -31,8 +31,11 @@ struct EvalResult {
 // document and reset between two.
 class StreamEvaluator {
  public:
-  // `chunk_length` tokens run at once.
-  StreamEvaluator(LanguageModel& model, int64_t chunk_length);
+  // `chunk_length` tokens run at once. `reset_every` > 0: carries are reset
+  // after so many tokens of a document too, which are all the context that the
+  // next ones then lack; what is predicted stays the same.
+  StreamEvaluator(LanguageModel& model, int64_t chunk_length,
+                  int64_t reset_every = 0);
 
   // The next tokens of the stream; `starts` says that the first of them opens
   // a document. Tokens are kept until a chunk is full.
@@ -46,6 +49,7 @@ class StreamEvaluator {
 
   LanguageModel& model_;
   int64_t chunk_length_;
+  int64_t reset_every_;
   std::vector<int32_t> tokens_;
   std::vector<uint8_t> starts_;
   std::vector<Carry> carries_;
@@ -69,13 +73,21 @@ struct CorpusEval {
 // none fits, the shortest.
 std::vector<int64_t> ChooseDocuments(const Corpus& corpus, int64_t max_tokens);
 
-// Evaluates ChooseDocuments(corpus, max_tokens), of these the ones at places
-// `first`, first + stride, ... `keep_going` is asked after every chunk with the
-// tokens read so far; false ends with what there is.
-absl::StatusOr<CorpusEval> EvaluateCorpus(
-    LanguageModel& model, const Corpus& corpus, const Tokenizer& tokenizer,
-    int64_t max_tokens, int64_t chunk_length,
-    const std::function<bool(int64_t tokens)>& keep_going, int64_t first = 0,
-    int64_t stride = 1);
+struct CorpusEvalOptions {
+  int64_t max_tokens = 0;    // for ChooseDocuments
+  int64_t chunk_length = 0;  // tokens that run at once
+  int64_t reset_every = 0;   // as StreamEvaluator has it
+  // Of the chosen documents, those at places first, first + stride, ...
+  int64_t first = 0;
+  int64_t stride = 1;
+  // Asked after every chunk with the tokens read so far; false ends with what
+  // there is. Empty: go on.
+  std::function<bool(int64_t tokens)> keep_going;
+};
+
+absl::StatusOr<CorpusEval> EvaluateCorpus(LanguageModel& model,
+                                          const Corpus& corpus,
+                                          const Tokenizer& tokenizer,
+                                          const CorpusEvalOptions& options);
 
 }  // namespace carry

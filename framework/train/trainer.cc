@@ -104,10 +104,14 @@ absl::StatusOr<CorpusEval> Trainer::Evaluate(
                training.chunk_length() *
                    std::max<int64_t>(1, training.micro_batch_size()));
   const int64_t ranks = ranks_.size();
-  absl::StatusOr<CorpusEval> eval =
-      EvaluateCorpus(learner_->model(), *data_.held_out, *data_.tokenizer,
-                     recipe_.evaluation().max_tokens(), chunk, keep_going,
-                     ranks_.rank(), ranks);
+  CorpusEvalOptions options;
+  options.max_tokens = recipe_.evaluation().max_tokens();
+  options.chunk_length = chunk;
+  options.first = ranks_.rank();
+  options.stride = ranks;
+  options.keep_going = keep_going;
+  absl::StatusOr<CorpusEval> eval = EvaluateCorpus(
+      learner_->model(), *data_.held_out, *data_.tokenizer, options);
   if (!eval.ok() || ranks == 1) return eval;
   return SumOverRanks(*std::move(eval));
 }

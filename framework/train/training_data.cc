@@ -26,6 +26,8 @@ absl::StatusOr<FileSplit> FindFiles(const config::Data& data, uint64_t seed) {
     absl::StatusOr<std::vector<DataFile>> eval =
         ExpandFiles(List(data.eval()), extensions);
     if (!eval.ok()) return eval.status();
+    files = WithoutHeldOut(*files, *eval);
+    if (!files.ok()) return files.status();
     split.train = *std::move(files);
     split.held_out = *std::move(eval);
     return split;

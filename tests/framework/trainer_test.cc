@@ -234,9 +234,10 @@ TEST_F(TrainerTest, EvaluationDoesNotDependOnChunks) {
   EXPECT_EQ(eval->bytes, corpus.num_tokens() - corpus.num_documents());
   EXPECT_EQ(eval->result.tokens, eval->bytes);
   for (int64_t chunk : {1, 5, 1000000}) {
-    absl::StatusOr<CorpusEval> other =
-        EvaluateCorpus(trainer->model(), corpus, *trainer->data().tokenizer, 0,
-                       chunk, nullptr);
+    CorpusEvalOptions options;
+    options.chunk_length = chunk;
+    absl::StatusOr<CorpusEval> other = EvaluateCorpus(
+        trainer->model(), corpus, *trainer->data().tokenizer, options);
     ASSERT_TRUE(other.ok());
     EXPECT_NEAR(other->BitsPerByte(), eval->BitsPerByte(), 1e-5);
     ASSERT_EQ(other->result.by_position.size(),
@@ -249,6 +250,35 @@ TEST_F(TrainerTest, EvaluationDoesNotDependOnChunks) {
     }
     EXPECT_EQ(tokens, eval->result.tokens);
   }
+}
+
+// A carry that is reset before every token leaves a model of pairs; one reset
+// after more tokens than any document has changes nothing. In between, chunk
+// edges still do not matter.
+TEST_F(TrainerTest, EvaluationWithResets) {
+  const auto trainer = Make(Recipe());
+  StepTo(*trainer, 5);
+  const auto evaluate = [&](int64_t chunk, int64_t reset_every) {
+    CorpusEvalOptions options;
+    options.chunk_length = chunk;
+    options.reset_every = reset_every;
+    absl::StatusOr<CorpusEval> eval =
+        EvaluateCorpus(trainer->model(), *trainer->data().held_out,
+                       *trainer->data().tokenizer, options);
+    EXPECT_TRUE(eval.ok()) << eval.status();
+    return eval->result;
+  };
+  const EvalResult kept = evaluate(16, 0);
+  EXPECT_EQ(evaluate(16, 1 << 30).nll, kept.nll);
+  for (int64_t reset_every : {1, 3, 16}) {
+    const EvalResult reset = evaluate(16, reset_every);
+    EXPECT_EQ(reset.tokens, kept.tokens);
+    EXPECT_GT(std::abs(reset.nll - kept.nll), 1e-6 * kept.nll);
+    EXPECT_NEAR(reset.nll, evaluate(7, reset_every).nll, 1e-5 * kept.nll);
+  }
+  // The first token of a document has no context in either.
+  EXPECT_NEAR(evaluate(16, 1).by_position[0].nll, kept.by_position[0].nll,
+              1e-5 * kept.by_position[0].nll);
 }
 
 TEST_F(TrainerTest, ASavedModelLoadsAlone) {

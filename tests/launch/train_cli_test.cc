@@ -159,6 +159,13 @@ TEST_F(TrainCliTest, EvaluatesAndGenerates) {
   EXPECT_EQ(Run("eval run --chunk-length 7").out.substr(0, 200),
             r.out.substr(0, 200));
 
+  // Less context, the same predictions.
+  r = Run("eval run --extensions .txt,.h --reset-every 1,4 data");
+  ASSERT_EQ(r.status, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("     1 tokens "));
+  EXPECT_THAT(r.out, HasSubstr("     4 tokens "));
+  EXPECT_THAT(r.out, HasSubstr("  never "));
+
   Result a = Run("generate run --prompt 'int ' --tokens 50 --seed 5");
   ASSERT_EQ(a.status, 0) << a.err;
   EXPECT_EQ(a.out.size(), 50u);

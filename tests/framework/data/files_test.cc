@@ -109,6 +109,26 @@ std::set<std::string> Paths(const std::vector<DataFile>& files) {
   return paths;
 }
 
+// A folder to train on and a folder in it to evaluate on; a link is its file.
+TEST_F(FilesTest, HeldOutFilesAreNotTrainedOn) {
+  dir_.Write("d/a", "1");
+  dir_.Write("d/held/b", "1");
+  dir_.Write("other/c", "1");
+  ASSERT_EQ(symlink((dir_ / "other/c").c_str(), (dir_ / "d/held/c").c_str()),
+            0);
+  const auto files = ExpandFiles({dir_ / "d", dir_ / "other"}, {});
+  const auto held_out = ExpandFiles({dir_ / "d/held"}, {});
+  ASSERT_TRUE(files.ok() && held_out.ok());
+  EXPECT_EQ(held_out->size(), 2u);
+  const auto left = WithoutHeldOut(*files, *held_out);
+  ASSERT_TRUE(left.ok()) << left.status();
+  ASSERT_EQ(left->size(), 1u);
+  EXPECT_EQ((*left)[0].relative, "a");
+  const auto none = WithoutHeldOut(*held_out, *files);
+  ASSERT_FALSE(none.ok());
+  EXPECT_NE(none.status().message().find("data.eval"), std::string::npos);
+}
+
 TEST(SplitFiles, AFileStaysOnItsSide) {
   const auto few = SplitFiles(ManyFiles(100, 200), 0.1, 7);
   const auto many = SplitFiles(ManyFiles(0, 1000), 0.1, 7);
