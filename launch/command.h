@@ -18,6 +18,7 @@ struct Command {
 };
 
 Command AddTrain(CLI::App& program);
+Command AddBench(CLI::App& program);
 Command AddEval(CLI::App& program);
 Command AddGenerate(CLI::App& program);
 Command AddPrepare(CLI::App& program);

@@ -1,5 +1,7 @@
-// What this machine can do, measured when asked.
+// What this machine has, and what it can do, measured when asked.
 #pragma once
+
+#include <string>
 
 #include "kernels/types.h"
 
@@ -8,5 +10,9 @@ namespace carry {
 // FLOP/s of matrix products of this dtype on NumThreads() threads, best of a
 // fifth of a second: what a training step's own products are held against.
 double MeasureMatMulPeak(DType dtype);
+
+// "2 threads on 2 of 2 cores (Intel Xeon ...), AVX3_ZEN4, huge pages granted":
+// what decides the speed here and can be set wrong.
+std::string DescribeMachine();
 
 }  // namespace carry

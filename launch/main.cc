@@ -44,8 +44,8 @@ int Main(int argc, char** argv) {
   program.require_subcommand(1);
   program.footer("carry COMMAND --help says more, with an example.");
   const std::vector<Command> commands = {
-      AddTrain(program), AddEval(program), AddGenerate(program),
-      AddPrepare(program), AddInspect(program)};
+      AddTrain(program),    AddBench(program),   AddEval(program),
+      AddGenerate(program), AddPrepare(program), AddInspect(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

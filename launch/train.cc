@@ -109,10 +109,10 @@ absl::Status Run::Open() {
                 static_cast<double>(trainer_.data().held_out->num_tokens()))));
   progress_.Note(
       absl::StrCat("memory      ", trainer_.memory_plan().ToString()));
-  progress_.Note(absl::StrFormat(
-      "machine     %s%d threads, %s FLOP/s in %s matrix products",
-      ranks == 1 ? "" : absl::StrCat(ranks, " ranks of "), NumThreads(),
-      Human(matmul_peak_), Name(dtype)));
+  progress_.Note(
+      absl::StrFormat("machine     %s%s; %sFLOP/s in %s products",
+                      ranks == 1 ? "" : absl::StrCat(ranks, " ranks of "),
+                      DescribeMachine(), Human(matmul_peak_), Name(dtype)));
   progress_.Note(absl::StrCat("folder      ", out_, "\n"));
   return absl::OkStatus();
 }

@@ -11,6 +11,7 @@
 #include "hwy/highway.h"
 #include "kernels/bench/rows.h"
 #include "kernels/bench/yardsticks.h"
+#include "kernels/instruction_set.h"
 #include "kernels/parallel_for.h"
 
 namespace carry {
@@ -70,11 +71,6 @@ bool ForceTarget(const std::string& name) {
   return false;
 }
 
-const char* TargetInUse() {
-  const int64_t usable = hwy::SupportedTargets() & HWY_TARGETS;
-  return hwy::TargetName(usable & -usable);  // Lower bits are better.
-}
-
 void PrintYardsticks(int rounds) {
   struct Line {
     const char* what;
@@ -127,7 +123,7 @@ int Main(int argc, char** argv) {
   if (flags.threads > 0) SetNumThreads(flags.threads);
   if (!flags.target.empty() && !ForceTarget(flags.target)) return 1;
   std::printf("threads %d, instruction set %s\n\n", NumThreads(),
-              TargetInUse());
+              InstructionSet());
   PrintYardsticks(flags.rounds);
   std::printf("\n%-18s %-30s %9s %8s %8s %-8s %6s %6s  %s\n", "kernel", "shape",
               "ms", "best", "median", "", "share", "median", "of");

@@ -1,10 +1,9 @@
 // Matrix products against the best that oneDNN itself does for the shape: all
 // layouts its own choice, nothing to reorder.
 
-#include <chrono>
 #include <memory>
 
-#include "dnnl.hpp"
+#include "kernels/bench/product_yardstick.h"
 #include "kernels/bench/rows.h"
 #include "kernels/bench/yardsticks.h"
 #include "kernels/matmul.h"
@@ -12,65 +11,6 @@
 
 namespace carry {
 namespace {
-
-using dnnl::memory;
-
-// oneDNN with every layout `any`, on memory that only it sees.
-class FreeLayouts {
- public:
-  FreeLayouts(int64_t m, int64_t n, int64_t k, DType in, DType out)
-      : flops_(2.0 * m * n * k) {
-    const auto any = [](int64_t rows, int64_t cols, DType dtype) {
-      return memory::desc({rows, cols},
-                          dtype == DType::kF32 ? memory::data_type::f32
-                                               : memory::data_type::bf16,
-                          memory::format_tag::any);
-    };
-#if DNNL_VERSION_MAJOR >= 3
-    const dnnl::matmul::primitive_desc pd(engine_, any(m, k, in), any(k, n, in),
-                                          any(m, n, out));
-#else
-    const dnnl::matmul::primitive_desc pd(
-        dnnl::matmul::desc(any(m, k, in), any(k, n, in), any(m, n, out)),
-        engine_);
-#endif
-    primitive_ = dnnl::matmul(pd);
-    args_ = {{DNNL_ARG_SRC, Filled(pd.src_desc())},
-             {DNNL_ARG_WEIGHTS, Filled(pd.weights_desc())},
-             {DNNL_ARG_DST, Filled(pd.dst_desc())}};
-  }
-
-  double Gflops() {
-    const auto seconds = [&](int calls) {
-      const auto start = std::chrono::steady_clock::now();
-      for (int i = 0; i < calls; ++i) primitive_.execute(stream_, args_);
-      stream_.wait();
-      const std::chrono::duration<double> elapsed =
-          std::chrono::steady_clock::now() - start;
-      return elapsed.count() / calls;
-    };
-    const double once = seconds(1);
-    const int calls = std::max(1, static_cast<int>(0.03 / once));
-    return flops_ * 1e-9 / seconds(calls);
-  }
-
- private:
-  // With numbers near 0.01 in either type: a product of zeros takes less power
-  // and runs faster.
-  memory Filled(const memory::desc& desc) {
-    memory m(desc, engine_);
-    auto* half = static_cast<uint16_t*>(m.get_data_handle());
-    const size_t n = desc.get_size() / 2;
-    for (size_t i = 0; i < n; ++i) half[i] = 0x3c00 + i * 611 % 256;
-    return m;
-  }
-
-  double flops_;
-  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
-  dnnl::stream stream_{engine_};
-  dnnl::matmul primitive_;
-  std::unordered_map<int, memory> args_;
-};
 
 struct Layer {
   const char* name;
@@ -87,7 +27,7 @@ BenchRow Row(const std::string& op, const std::string& shape, int64_t m,
   row.work = 2e-9 * m * n * k;
   row.run = std::move(run);
   row.limit_name = "oneDNN's best";
-  auto best = std::make_shared<FreeLayouts>(m, n, k, in, out);
+  auto best = std::make_shared<ProductYardstick>(m, n, k, in, out);
   row.limit = [best] { return best->Gflops(); };
   return row;
 }

@@ -81,6 +81,17 @@ TEST_F(TrainCliTest, TrainsAndSaysWhatItDid) {
   EXPECT_THAT(r.out, HasSubstr(Slurp(dir_ + "/run/train.log").substr(0, 40)));
 }
 
+TEST_F(TrainCliTest, BenchSaysWhatAStepSpends) {
+  Result r = Run("bench tiny.textproto --steps 2 --threads 2 --one-thread");
+  ASSERT_EQ(r.status, 0) << r.err;
+  for (const char* part :
+       {"products ", "scan backward ", "AdamW ", "the sum of the limits",
+        "Outside products, scan and convolution: ", "One thread: ",
+        "memory      peak "}) {
+    EXPECT_THAT(r.out, HasSubstr(part));
+  }
+}
+
 TEST_F(TrainCliTest, SameCommandSameBits) {
   ASSERT_EQ(Run("train tiny.textproto --threads 2 --out b").status, 0);
   ASSERT_EQ(Run("train tiny.textproto --threads 2 --out c").status, 0);
