@@ -61,6 +61,40 @@ const PackedWeight& Parameter::Packed(bool transpose, DType dtype,
   return *pack.weight;
 }
 
+const Tensor& Parameter::GradToAdd() {
+  if (!grad_written_) grad_.Zero();
+  grad_written_ = true;
+  return grad_;
+}
+
+const Tensor& Parameter::GradToWrite(Write* write) {
+  *write = grad_written_ ? Write::kAccumulate : Write::kOverwrite;
+  grad_written_ = true;
+  return grad_;
+}
+
+void ParameterStore::ZeroGrads() {
+  grads_.Zero();
+  for (const auto& parameter : parameters_) parameter->grad_written_ = true;
+}
+
+void ParameterStore::BeginGrads() {
+  for (const auto& parameter : parameters_) parameter->grad_written_ = false;
+}
+
+void ParameterStore::CompleteGrads(int64_t bucket) {
+  const Range& range = buckets_[bucket];
+  for (const auto& parameter : parameters_) {
+    if (parameter->offset_ >= range.begin && parameter->offset_ < range.end) {
+      parameter->GradToAdd();
+    }
+  }
+}
+
+void ParameterStore::CompleteGrads() {
+  for (const auto& parameter : parameters_) parameter->GradToAdd();
+}
+
 Parameter* ParameterStore::Add(std::string name, Shape shape, bool decay,
                                Initializer init) {
   CARRY_CHECK(Find(name) == nullptr && !values_.defined());

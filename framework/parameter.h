@@ -22,8 +22,14 @@ class Parameter {
   const std::string& name() const { return name_; }
   const Shape& shape() const { return shape_; }
   const Tensor& value() const { return value_; }
-  // Accumulated over chunks and micro-batches; zeroed once a step.
+  // The sum over the chunks and micro-batches of a step so far. Undefined
+  // between BeginGrads and the first op's contribution.
   const Tensor& grad() const { return grad_; }
+  // The gradient for an op that adds to it; zeroed if it is the step's first.
+  const Tensor& GradToAdd();
+  // The gradient for an op that can do either: *write is kOverwrite for the
+  // step's first, kAccumulate later.
+  const Tensor& GradToWrite(Write* write);
   int64_t offset() const { return offset_; }  // elements, in the arena
   int64_t size() const { return Product(shape_); }
   // Whether weight decay applies.
@@ -41,6 +47,7 @@ class Parameter {
   Tensor grad_;
   int64_t offset_ = 0;
   bool decay_ = true;
+  bool grad_written_ = true;     // zeros count
   uint64_t* version_ = nullptr;  // the store's
   struct Pack {
     std::unique_ptr<PackedWeight> weight;
@@ -87,7 +94,13 @@ class ParameterStore {
   const std::vector<Range>& buckets() const { return buckets_; }
   const Tensor& values() const { return values_; }
   const Tensor& grads() const { return grads_; }
-  void ZeroGrads() { grads_.Zero(); }
+  void ZeroGrads();
+  // The same for ops to come, without a pass over memory: the first that
+  // contributes to a gradient overwrites it. CompleteGrads zeroes, in one
+  // bucket or in all, what no op has written.
+  void BeginGrads();
+  void CompleteGrads(int64_t bucket);
+  void CompleteGrads();
   // Call after changing values: packed copies are made again.
   void Changed() { ++version_; }
 

@@ -104,6 +104,7 @@ absl::Status Mesh::Sum(std::vector<double>& values) {
 }
 
 absl::Status Mesh::StartReduce(ParameterStore& store, int64_t bucket) {
+  store.CompleteGrads(bucket);
   if (size() == 1) return absl::OkStatus();
   if (next_bucket_ < 0) {
     next_bucket_ = static_cast<int64_t>(store.buckets().size()) - 1;
@@ -118,7 +119,10 @@ absl::Status Mesh::StartReduce(ParameterStore& store, int64_t bucket) {
 }
 
 absl::Status Mesh::FinishReduce(ParameterStore& store) {
-  if (size() == 1) return absl::OkStatus();
+  if (size() == 1) {
+    store.CompleteGrads();
+    return absl::OkStatus();
+  }
   if (next_bucket_ < 0) {
     next_bucket_ = static_cast<int64_t>(store.buckets().size()) - 1;
   }

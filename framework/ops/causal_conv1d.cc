@@ -50,8 +50,8 @@ CausalConv1dOut CausalConv1d(Tape& tape, const Var& x, Parameter& weight,
     grad.dy = dy.view();
     grad.dcarry_out = dcarry.defined() ? dcarry.f32() : nullptr;
     grad.dx = dx.view();
-    grad.dweight = weight.grad().f32();
-    grad.dbias = bias == nullptr ? nullptr : bias->grad().f32();
+    grad.dweight = weight.GradToAdd().f32();
+    grad.dbias = bias == nullptr ? nullptr : bias->GradToAdd().f32();
     grad.dcarry_in = dcarry_in.f32();
     {
       const Span span(StreamInfo("convolution backward", x.value().dtype(),

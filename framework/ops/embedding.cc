@@ -18,7 +18,8 @@ Var Embedding(Tape& tape, const int32_t* tokens, int64_t batch, int64_t time,
     if (const Tensor dx = x.grad(); dx.defined()) {
       const Span span(
           StreamInfo("embedding backward", DType::kF32, rows * dim * 12));
-      EmbeddingBackward(tokens, rows, dx.f32(), vocab, dim, table.grad().f32());
+      EmbeddingBackward(tokens, rows, dx.f32(), vocab, dim,
+                        table.GradToAdd().f32());
     }
     return absl::OkStatus();
   });

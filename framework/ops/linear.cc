@@ -36,13 +36,12 @@ Var Linear(Tape& tape, const Var& x, Parameter& weight, Parameter* bias) {
     dw.a = dy.view();
     dw.transpose_a = true;
     dw.b = x.value().view();
-    dw.c = weight.grad().view();
-    dw.write = Write::kAccumulate;
+    dw.c = weight.GradToWrite(&dw.write).view();
     {
       const Span span(ProductInfo("matmul dw", dtype, n, k, rows));
       MatMul(dw);
     }
-    if (bias != nullptr) AddColumnSums(dy.view(), bias->grad().f32());
+    if (bias != nullptr) AddColumnSums(dy.view(), bias->GradToAdd().f32());
     return absl::OkStatus();
   });
   return y;

@@ -20,14 +20,14 @@ void Product(const char* name, const ConstMatView& a, const PackedWeight& w,
 
 // dW += dlogits^T x
 void AddWeightGradient(const ConstMatView& dlogits, const ConstMatView& x,
-                       const MatView& dw) {
+                       Parameter& weight) {
   MatMulArgs args;
   args.a = dlogits;
   args.transpose_a = true;
   args.b = x;
-  args.c = dw;
-  args.write = Write::kAccumulate;
-  const Span span(ProductInfo("matmul dw", x.dtype, dw.rows, dw.cols, x.rows));
+  args.c = weight.GradToWrite(&args.write).view();
+  const Span span(
+      ProductInfo("matmul dw", x.dtype, args.c.rows, args.c.cols, x.rows));
   MatMul(args);
 }
 
@@ -70,7 +70,7 @@ Tensor LinearCrossEntropy(Tape& tape, const Var& x, Parameter& weight,
     if (!gradient) continue;
     Product("matmul dx", dlogits, weight.Packed(false, dtype, slice),
             dx.Rows(begin, n).view());
-    AddWeightGradient(dlogits, xs.view(), weight.grad().view());
+    AddWeightGradient(dlogits, xs.view(), weight);
   }
   tape.Record([x, dx]() mutable {
     CARRY_CHECK(!x.grad().defined());

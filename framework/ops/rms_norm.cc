@@ -56,7 +56,7 @@ RmsNormOut RmsNorm(Tape& tape, const Var& residual, const Var& delta,
     args.weight = weight.value().f32();
     args.dresidual = dresidual.f32();
     args.ddelta = ddelta.view();
-    args.dweight = weight.grad().f32();
+    args.dweight = weight.GradToAdd().f32();
     {
       // dy, the sum, its gradient; the residual's and the delta's gradients.
       const int64_t bytes = SizeOf(dy.dtype()) * (has_delta ? 2 : 1) +

@@ -61,8 +61,9 @@ void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
   grad.db = db.view();
   grad.dc = dc.view();
   grad.da = da.f32();
-  grad.dd = in.d == nullptr ? nullptr : in.d->grad().f32();
-  grad.ddt_bias = in.dt_bias == nullptr ? nullptr : in.dt_bias->grad().f32();
+  grad.dd = in.d == nullptr ? nullptr : in.d->GradToAdd().f32();
+  grad.ddt_bias =
+      in.dt_bias == nullptr ? nullptr : in.dt_bias->GradToAdd().f32();
   grad.dstate_in = dstate_in.f32();
   {
     const Span span(Work("scan backward", args));
@@ -72,7 +73,7 @@ void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
     target->Finish();
   }
   // dA/dA_log = A.
-  float* da_log = in.a_log->grad().f32();
+  float* da_log = in.a_log->GradToAdd().f32();
   for (int64_t i = 0; i < a.size(); ++i) da_log[i] += da.f32()[i] * a.f32()[i];
 }
 

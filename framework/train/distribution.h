@@ -56,8 +56,9 @@ class Distribution {
   // Sums over ranks in rank order, the same bits on each.
   virtual absl::Status Sum(std::vector<double>& values) = 0;
 
-  // Begins to sum a bucket's gradients over ranks, which goes on while other
-  // work is done. Every rank starts every bucket, last one first.
+  // Begins to sum a bucket's gradients over ranks, zeros where this rank wrote
+  // none (ParameterStore::CompleteGrads), which goes on while other work is
+  // done. Every rank starts every bucket, last one first.
   virtual absl::Status StartReduce(ParameterStore& store, int64_t bucket) = 0;
   // Afterwards this rank's shards of the gradients hold the sums of all
   // buckets; the rest is undefined.
@@ -99,7 +100,8 @@ class SingleRank : public Distribution {
   absl::Status StartReduce(ParameterStore&, int64_t) override {
     return absl::OkStatus();
   }
-  absl::Status FinishReduce(ParameterStore&) override {
+  absl::Status FinishReduce(ParameterStore& store) override {
+    store.CompleteGrads();
     return absl::OkStatus();
   }
   absl::Status GatherParameters(ParameterStore&) override {

@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/elementwise.h"
-#include "kernels/span.h"
 
 namespace carry {
 namespace {
@@ -119,12 +118,7 @@ absl::StatusOr<UpdateResult> Learner::Update(const SequenceBatch& batch,
       LearningRate(recipe_.optimizer(), step, recipe_.training().steps());
   const float weight = targets > 0 ? static_cast<float>(1.0 / targets) : 0.0f;
   const std::vector<MicroBatch> micros = Cut(batch);
-  {
-    SpanInfo info{.category = "op", .name = "zero gradients"};
-    info.bytes = model_.parameters().grads().bytes();
-    const Span span(info);
-    model_.parameters().ZeroGrads();
-  }
+  model_.parameters().BeginGrads();
   next_carries_.clear();
   std::vector<std::vector<double>> nll;
   for (const MicroBatch& micro : micros) {

@@ -3,6 +3,8 @@
 
 #include "framework/train/streamed_pass.h"
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "framework/memory.h"
@@ -127,6 +129,51 @@ TEST(StreamedPass, KeptTapesChangeNoBit) {
     EXPECT_TRUE(out.chunk_nll == recomputed.chunk_nll);
     EXPECT_TRUE(out.grads == recomputed.grads);
     EXPECT_TRUE(out.initial_grads == recomputed.initial_grads);
+  }
+}
+
+// After BeginGrads the first contribution to each gradient overwrites what
+// stands there, here NaN, and CompleteGrads zeroes what none reached.
+TEST(StreamedPass, GradientsNeedNoZeroing) {
+  for (bool tied : {true, false}) {
+    config::Model config = TinyModelConfig();
+    config.set_tie_embeddings(tied);
+    config.mutable_mamba()->set_use_bias(true);
+    std::vector<float> grads[2];
+    for (int lazy : {0, 1}) {
+      LanguageModel model(config, DType::kF32);
+      model.Allocate(1, /*gradients=*/true);
+      ParameterStore& store = model.parameters();
+      store.ZeroGrads();
+      if (lazy == 1) {
+        for (const auto& p : store.parameters()) {
+          std::fill_n(p->grad().f32(), p->size(), NAN);
+        }
+        store.BeginGrads();
+      }
+      const TinyBatch batch(2, 20, 37, 6);
+      LocalCarryExchange exchange(model.layers(), 3);
+      ASSERT_TRUE(
+          RunStreamedPass(model, batch.view, CutIntoChunks(20, 8), exchange, {})
+              .ok());
+      grads[lazy] = Values(store.grads());
+    }
+    EXPECT_TRUE(grads[0] == grads[1]);
+  }
+  auto model = TinyModel();
+  ParameterStore& store = model->parameters();
+  std::fill_n(store.grads().f32(), store.size(), 1.0f);
+  store.BeginGrads();
+  const int64_t last = static_cast<int64_t>(store.buckets().size()) - 1;
+  store.CompleteGrads(last);
+  const Range range = store.buckets()[last];
+  for (const auto& p : store.parameters()) {
+    const bool inside = p->offset() >= range.begin && p->offset() < range.end;
+    EXPECT_EQ(p->grad().f32()[0], inside ? 0.0f : 1.0f) << p->name();
+  }
+  store.CompleteGrads();
+  for (const auto& p : store.parameters()) {
+    EXPECT_EQ(p->grad().f32()[p->size() - 1], 0.0f) << p->name();
   }
 }
 

@@ -9,6 +9,7 @@
 #include "framework/io/file.h"
 #include "gtest/gtest.h"
 #include "recipes/rules.h"
+#include "tests/framework/temp_dir.h"
 #include "tests/framework/tiny_model.h"
 
 namespace carry {
@@ -19,9 +20,6 @@ namespace fs = std::filesystem;
 class TrainerTest : public testing::Test {
  protected:
   void SetUp() override {
-    root_ = testing::TempDir() + "trainer_test_" +
-            testing::UnitTest::GetInstance()->current_test_info()->name();
-    fs::remove_all(root_);
     fs::create_directories(root_ + "/data");
     for (int f = 0; f < 12; ++f) {
       std::ofstream file(root_ + "/data/" + std::to_string(f) + ".txt");
@@ -30,8 +28,6 @@ class TrainerTest : public testing::Test {
       }
     }
   }
-  void TearDown() override { fs::remove_all(root_); }
-
   config::Recipe Recipe() {
     config::Recipe recipe;
     recipe.set_name("test");
@@ -73,7 +69,8 @@ class TrainerTest : public testing::Test {
     return losses;
   }
 
-  std::string root_;
+  TempDir dir_;
+  const std::string root_ = dir_.path();
   SingleRank ranks_;
 };
 
