@@ -9,7 +9,9 @@
 namespace carry {
 namespace {
 
-constexpr int64_t kSliceBytes = int64_t{32} << 20;
+// Every slice reads the whole table three times and adds to its gradient: few
+// rows at a time would make that, and not the arithmetic, the work.
+constexpr int64_t kSliceBytes = int64_t{128} << 20;
 constexpr int64_t kMinRows = 64;  // fewer leave the matrix units idle
 
 void Product(const char* name, const ConstMatView& a, const PackedWeight& w,
@@ -51,26 +53,24 @@ Tensor LinearCrossEntropy(Tape& tape, const Var& x, Parameter& weight,
   Tensor dx;
   if (gradient) dx = Tensor::Empty(x.value().shape(), dtype);
   const Tensor logits = Tensor::Empty({slice, vocab}, DType::kF32);
+  // In fp32 the gradient overwrites the logits.
+  const bool narrow = gradient && dtype != DType::kF32;
+  const Tensor dlogits = narrow ? Tensor::Empty({slice, vocab}, dtype) : logits;
   for (int64_t begin = 0; begin < rows; begin += slice) {
     const int64_t n = std::min(slice, rows - begin);
     const Tensor xs = x.value().Rows(begin, n);
     MatView out = logits.Rows(0, n).view();
     Product("matmul", xs.view(), weight.Packed(true, dtype, slice), out);
-    // The gradient overwrites the logits, narrowed where activations are.
-    MatView dlogits = out;
-    dlogits.dtype = dtype;
-    dlogits.stride = out.stride * SizeOf(DType::kF32) / SizeOf(dtype);
-    if (!gradient) dlogits = {};
+    const MatView dout = gradient ? dlogits.Rows(0, n).view() : MatView{};
     {
       const int64_t bytes = 4 + (gradient ? SizeOf(dtype) : 0);
       const Span span(StreamInfo("cross-entropy", dtype, n * vocab * bytes));
-      CrossEntropy(out, targets + begin, loss_weight, dlogits,
-                   nll.f32() + begin);
+      CrossEntropy(out, targets + begin, loss_weight, dout, nll.f32() + begin);
     }
     if (!gradient) continue;
-    Product("matmul dx", dlogits, weight.Packed(false, dtype, slice),
+    Product("matmul dx", dout, weight.Packed(false, dtype, slice),
             dx.Rows(begin, n).view());
-    AddWeightGradient(dlogits, xs.view(), weight);
+    AddWeightGradient(dout, xs.view(), weight);
   }
   tape.Record([x, dx]() mutable {
     CARRY_CHECK(!x.grad().defined());

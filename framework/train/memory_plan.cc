@@ -46,7 +46,9 @@ MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
   plan.optimizer = 2 * plan.parameters / (data * sequence);
   plan.tape = kept * batch * chunk * model.TapeBytesPerToken();
   const int64_t vocab = recipe.model().vocab_size();
-  plan.head = CrossEntropySliceRows(batch * chunk, vocab) * vocab * 4;
+  // Logits, and their gradient where it is narrower.
+  plan.head = CrossEntropySliceRows(batch * chunk, vocab) * vocab *
+              (4 + (dtype == DType::kF32 ? 0 : SizeOf(dtype)));
   int64_t carry = 0;
   for (int64_t l = 0; l < model.layers(); ++l) {
     carry += CarrySize(model.carry_spec(l)) * 4;

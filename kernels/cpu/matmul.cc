@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <string>
@@ -17,6 +18,7 @@
 #include "dnnl.hpp"
 #include "kernels/check.h"
 #include "kernels/cpu/matmul_vector.h"
+#include "kernels/cpu/pack_weight.h"
 #include "kernels/cpu/pages.h"
 #include "kernels/elementwise.h"
 #include "kernels/parallel_for.h"
@@ -60,6 +62,38 @@ int64_t LayoutId(const memory::desc& desc) {
   return static_cast<int64_t>(layouts->size());
 }
 
+// The tiles of a blocked layout of B [K, N] that PackTiles knows.
+bool DescribeTiles(const memory::desc& desc, TileLayout* tiles) {
+#if DNNL_VERSION_MAJOR >= 3
+  if (desc.get_format_kind() != memory::format_kind::blocked) return false;
+  const int64_t blocks = desc.get_inner_nblks();
+  const memory::dims sizes = desc.get_inner_blks();
+  const memory::dims dims = desc.get_inner_idxs();
+  const memory::dims strides = desc.get_strides();
+  const bool extra = desc.get_submemory_offset() != 0;
+#else
+  if (desc.data.format_kind != dnnl_blocked) return false;
+  const auto& blocking = desc.data.format_desc.blocking;
+  const int64_t blocks = blocking.inner_nblks;
+  const auto& sizes = blocking.inner_blks;
+  const auto& dims = blocking.inner_idxs;
+  const auto& strides = blocking.strides;
+  const bool extra = desc.data.extra.flags != 0 || desc.data.offset0 != 0;
+#endif
+  if (extra || blocks < 2 || blocks > 3 || dims[0] != 0 || dims[1] != 1 ||
+      (blocks == 3 && dims[2] != 0)) {
+    return false;
+  }
+  tiles->dtype =
+      desc.data_type() == memory::data_type::bf16 ? DType::kBF16 : DType::kF32;
+  tiles->pair = blocks == 3 ? sizes[2] : 1;
+  tiles->rows = sizes[0] * tiles->pair;
+  tiles->columns = sizes[1];
+  tiles->row_stride = strides[0];
+  tiles->column_stride = strides[1];
+  return CanPackTiles(*tiles);
+}
+
 dnnl::matmul::primitive_desc MakeDescriptor(const memory::desc& a,
                                             const memory::desc& b,
                                             const memory::desc& c, bool bias,
@@ -96,7 +130,7 @@ bool IsReference(const dnnl::matmul::primitive_desc& pd) {
 // Working copies that a thread keeps for products whose operands the library
 // wants in another layout.
 void* WorkingCopy(int which, int64_t bytes) {
-  thread_local Pages copies[2];
+  thread_local Pages copies[4];
   if (copies[which].bytes() < bytes) copies[which] = Pages(bytes);
   return copies[which].data();
 }
@@ -203,10 +237,11 @@ ThreadState& State() {
 
 // A weight's gradient, dy^T x, has both operands the wrong way round. Where all
 // dimensions are large, a repacked copy of x costs less than it gains, 5 to 9%
-// in fp32.
+// in fp32. In bf16 the library has only slow loops without it.
 bool RepackPays(const MatMulArgs& args) {
   constexpr int64_t kLarge = 256;
-  return args.transpose_a && !args.transpose_b && args.a.rows >= kLarge &&
+  const int64_t deep = args.a.dtype == DType::kBF16 ? 64 : kLarge;
+  return args.transpose_a && !args.transpose_b && args.a.rows >= deep &&
          args.c.rows >= kLarge && args.c.cols >= kLarge;
 }
 
@@ -429,6 +464,10 @@ void PackedWeight::Update(ConstMatView w) {
   const Impl& impl = *impl_;
   CARRY_CHECK((impl.transpose ? w.rows : w.cols) == impl.n);
   CARRY_CHECK((impl.transpose ? w.cols : w.rows) == impl.k);
+  TileLayout tiles;
+  if (w.dtype == DType::kF32 && DescribeTiles(impl.packed.get_desc(), &tiles)) {
+    return PackTiles(w, impl.transpose, tiles, impl.pages.data());
+  }
   memory from(Describe(w, impl.transpose), Engine(), const_cast<void*>(w.data));
   memory to = impl.packed;
   dnnl::reorder(from, to).execute(State().stream, from, to);
@@ -436,6 +475,23 @@ void PackedWeight::Update(ConstMatView w) {
 }
 
 namespace {
+
+bool Dense(const ConstMatView& v) { return v.stride == v.cols; }
+
+// Room for a matrix like `v` with its rows next to each other.
+MatView DenseSpace(const ConstMatView& v, int which) {
+  void* space = WorkingCopy(which, v.rows * v.cols * SizeOf(v.dtype));
+  return {space, v.dtype, v.rows, v.cols, v.cols};
+}
+
+void CopyRows(const ConstMatView& from, const MatView& to) {
+  const int64_t size = SizeOf(to.dtype);
+  ParallelFor(to.rows, [&](int64_t r) {
+    std::memcpy(static_cast<char*>(to.data) + r * to.stride * size,
+                static_cast<const char*>(from.data) + r * from.stride * size,
+                to.cols * size);
+  });
+}
 
 // `a` in the packed type.
 void MultiplyPacked(const ConstMatView& a, const PackedWeight::Impl& impl,
@@ -450,6 +506,18 @@ void MultiplyPacked(const ConstMatView& a, const PackedWeight::Impl& impl,
   if (product.usable() && !product.reference()) {
     product.Run(a, impl.packed.get_data_handle(), bias, c.data, State().stream);
     return;
+  }
+  // The library's good primitives take dense operands only.
+  if (!Dense(a)) {
+    const MatView dense = DenseSpace(a, 2);
+    CopyRows(a, dense);
+    return MultiplyPacked(dense, impl, c, write, bias);
+  }
+  if (!Dense(c)) {
+    const MatView dense = DenseSpace(c, 3);
+    if (write == Write::kAccumulate) CopyRows(c, dense);
+    MultiplyPacked(a, impl, dense, write, bias);
+    return CopyRows(dense, c);
   }
   // No good primitive takes this layout for this many rows: unpack.
   std::vector<char> plain(impl.n * impl.k * SizeOf(impl.held));
