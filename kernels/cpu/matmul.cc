@@ -140,38 +140,51 @@ void* WorkingCopy(int which, int64_t bytes) {
 class Operand {
  public:
   Operand() = default;
-  Operand(const memory::desc& given, const memory::desc& taken)
-      : given_(given, Engine(), nullptr), taken_(taken, Engine(), nullptr) {
+  // `which` of the thread's working copies. `transpose`: op of the views that
+  // Bind gets.
+  Operand(const memory::desc& given, const memory::desc& taken, bool transpose,
+          int which)
+      : given_(given, Engine(), nullptr),
+        taken_(taken, Engine(), nullptr),
+        transpose_(transpose),
+        which_(which) {
     if (given == taken) return;
-    moved_ = true;
-    reorder_ = dnnl::reorder(given_, taken_);
+    const bool same_type = given.data_type() == taken.data_type();
+    if (same_type && DescribeTiles(taken, &tiles_)) {
+      how_ = How::kTiles;
+    } else if (same_type && transpose &&
+               TypeOf(DType::kBF16) == given.data_type()) {
+      how_ = How::kTranspose;
+    } else {
+      how_ = How::kReorder;
+      reorder_ = dnnl::reorder(given_, taken_);
+    }
   }
 
-  void Bind(const void* data, int which, dnnl::stream& stream) {
-    void* given = const_cast<void*>(data);
-    if (!moved_) return taken_.set_data_handle(given);
-    given_.set_data_handle(given);
-    taken_.set_data_handle(Copy(which));
+  void Bind(const ConstMatView& v, dnnl::stream& stream) {
+    if (how_ == How::kAsItIs) {
+      return taken_.set_data_handle(const_cast<void*>(v.data));
+    }
+    void* copy =
+        WorkingCopy(which_, static_cast<int64_t>(taken_.get_desc().get_size()));
+    taken_.set_data_handle(copy);
+    if (how_ == How::kTiles) return PackTiles(v, transpose_, tiles_, copy);
+    // The library's reorder takes four times as long.
+    if (how_ == How::kTranspose) {
+      return TransposeBf16(v, static_cast<BFloat16*>(copy));
+    }
+    given_.set_data_handle(const_cast<void*>(v.data));
     reorder_.execute(stream, given_, taken_);
   }
-  // The same where what comes is the transpose of a plain bf16 matrix, which
-  // the library's reorder takes four times as long over.
-  void BindTransposed(const ConstMatView& v, int which) {
-    void* copy = Copy(which);
-    TransposeBf16(v, static_cast<BFloat16*>(copy));
-    taken_.set_data_handle(copy);
-  }
-  bool moved() const { return moved_; }
   const memory& taken() const { return taken_; }
 
  private:
-  void* Copy(int which) const {
-    return WorkingCopy(which,
-                       static_cast<int64_t>(taken_.get_desc().get_size()));
-  }
-
+  enum class How { kAsItIs, kTiles, kTranspose, kReorder };
   memory given_, taken_;
-  bool moved_ = false;
+  bool transpose_ = false;
+  int which_ = 0;
+  How how_ = How::kAsItIs;
+  TileLayout tiles_;
   dnnl::reorder reorder_;
 };
 
@@ -180,13 +193,14 @@ class Product {
  public:
   // a and b as they come, which need not be as `pd` takes them.
   Product(const dnnl::matmul::primitive_desc& pd, const memory::desc& a,
-          const memory::desc& b, bool bias) {
+          bool transpose_a, const memory::desc& b, bool transpose_b,
+          bool bias) {
     if (!Usable(pd)) return;
     usable_ = true;
     reference_ = IsReference(pd);
     primitive_ = dnnl::matmul(pd);
-    a_ = Operand(a, pd.src_desc());
-    b_ = Operand(b, pd.weights_desc());
+    a_ = Operand(a, pd.src_desc(), transpose_a, 0);
+    b_ = Operand(b, pd.weights_desc(), transpose_b, 1);
     c_ = memory(pd.dst_desc(), Engine(), nullptr);
     args_ = {{DNNL_ARG_SRC, a_.taken()},
              {DNNL_ARG_WEIGHTS, b_.taken()},
@@ -200,15 +214,11 @@ class Product {
   bool usable() const { return usable_; }
   bool reference() const { return reference_; }
 
-  // b == nullptr: that of the last Run, which must be the last of all.
-  void Run(const ConstMatView& a, const void* b, const float* bias, void* c,
-           dnnl::stream& stream) {
-    if (a_.moved()) {
-      a_.BindTransposed(a, 0);
-    } else {
-      a_.Bind(a.data, 0, stream);
-    }
-    if (b != nullptr) b_.Bind(b, 1, stream);
+  // b.data == nullptr: B of the last Run, which must be the last of all.
+  void Run(const ConstMatView& a, const ConstMatView& b, const float* bias,
+           void* c, dnnl::stream& stream) {
+    a_.Bind(a, stream);
+    if (b.data != nullptr) b_.Bind(b, stream);
     c_.set_data_handle(c);
     if (bias != nullptr) bias_.set_data_handle(const_cast<float*>(bias));
     primitive_.execute(stream, args_);
@@ -294,7 +304,9 @@ Product& Find(const MatMulArgs& args, const memory::desc& b, int64_t layout) {
   }
   const auto pd = MakeDescriptor(taken_a, taken_b, Describe(args.c, false),
                                  bias, accumulate);
-  return products.emplace(key, Product(pd, a, b, bias)).first->second;
+  return products
+      .emplace(key, Product(pd, a, args.transpose_a, b, args.transpose_b, bias))
+      .first->second;
 }
 
 // A copy of a view in fp32.
@@ -361,8 +373,8 @@ void MultiplyPanels(const MatMulArgs& args) {
       MatMul(part);
       continue;
     }
-    product.Run(part.a, &product == last ? nullptr : args.b.data, args.bias,
-                part.c.data, State().stream);
+    if (&product == last) part.b.data = nullptr;
+    product.Run(part.a, part.b, args.bias, part.c.data, State().stream);
     last = &product;
   }
 }
@@ -385,7 +397,7 @@ void MatMul(const MatMulArgs& args) {
   if (PanelsPay(args)) return MultiplyPanels(args);
   Product& product = Find(args, Describe(args.b, args.transpose_b), 0);
   if (product.usable()) {
-    product.Run(args.a, args.b.data, args.bias, args.c.data, State().stream);
+    product.Run(args.a, args.b, args.bias, args.c.data, State().stream);
     return;
   }
   // A CPU without bf16 products.
@@ -504,7 +516,8 @@ void MultiplyPacked(const ConstMatView& a, const PackedWeight::Impl& impl,
   }
   Product& product = Find(args, impl.packed.get_desc(), impl.layout);
   if (product.usable() && !product.reference()) {
-    product.Run(a, impl.packed.get_data_handle(), bias, c.data, State().stream);
+    args.b.data = impl.packed.get_data_handle();
+    product.Run(a, args.b, bias, c.data, State().stream);
     return;
   }
   // The library's good primitives take dense operands only.

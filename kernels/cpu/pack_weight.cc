@@ -25,6 +25,9 @@ constexpr int64_t kMaxColumns = 128;
 constexpr int64_t kAhead = 32;
 
 // 16 words of a row of W [N, K]: one column of a tile.
+HWY_INLINE void LoadWords(const BFloat16* w, int64_t, uint32_t* words) {
+  std::memcpy(words, w, kWords * sizeof(uint32_t));
+}
 HWY_INLINE void LoadWords(const float* w, int64_t pair, uint32_t* words) {
   if (pair == 1) {
     std::memcpy(words, w, kWords * sizeof(uint32_t));
@@ -37,11 +40,12 @@ HWY_INLINE void LoadWords(const float* w, int64_t pair, uint32_t* words) {
 }
 
 // A whole tile from rows n of W [N, K].
-HWY_INLINE void TransposedTile(const float* w, int64_t stride,
+template <class T>
+HWY_INLINE void TransposedTile(const T* w, int64_t stride,
                                const TileLayout& layout, uint32_t* tile) {
   HWY_ALIGN uint32_t words[kWords];
   for (int64_t n = 0; n < layout.columns; ++n) {
-    const float* row = w + n * stride;
+    const T* row = w + n * stride;
     for (int64_t i = 0; i < layout.rows; i += 16) {
       __builtin_prefetch(row + kAhead + i, 0, 3);
     }
@@ -52,39 +56,51 @@ HWY_INLINE void TransposedTile(const float* w, int64_t stride,
   }
 }
 
+HWY_INLINE hn::Vec<DU> Bf16Bits(const float* p) {
+  return hn::PromoteTo(DU(), RoundToBf16(LoadF(p)));
+}
+HWY_INLINE hn::Vec<DU> Bf16Bits(const BFloat16* p) {
+  return hn::PromoteTo(DU(),
+                       hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(p)));
+}
+
 // A whole tile from rows k of W [K, N].
-HWY_INLINE void PlainTile(const float* w, int64_t stride,
-                          const TileLayout& layout, uint32_t* tile) {
+template <class T>
+HWY_INLINE void PlainTile(const T* w, int64_t stride, const TileLayout& layout,
+                          uint32_t* tile) {
   for (int64_t i = 0; i < kWords; ++i) {
     uint32_t* to = tile + i * layout.columns;
-    const float* row = w + i * layout.pair * stride;
+    const T* row = w + i * layout.pair * stride;
     if (layout.pair == 1) {
       std::memcpy(to, row, layout.columns * sizeof(float));
       continue;
     }
     for (int64_t n = 0; n < layout.columns; n += kLanes) {
-      const auto low = hn::PromoteTo(DU(), RoundToBf16(LoadF(row + n)));
-      const auto high =
-          hn::PromoteTo(DU(), RoundToBf16(LoadF(row + stride + n)));
+      const auto low = Bf16Bits(row + n);
+      const auto high = Bf16Bits(row + stride + n);
       hn::StoreU(hn::Or(low, hn::ShiftLeft<16>(high)), DU(), to + n);
     }
   }
 }
 
+BFloat16 Narrow(float x) { return ToBFloat16(x); }
+BFloat16 Narrow(BFloat16 x) { return x; }
+
 // A tile of which only rows < k and columns < n exist; element (i, j) of op(W)
 // is at w[i * by_row + j * by_column].
-void PartialTile(const float* w, int64_t by_row, int64_t by_column, int64_t k,
+template <class T>
+void PartialTile(const T* w, int64_t by_row, int64_t by_column, int64_t k,
                  int64_t n, const TileLayout& layout, uint32_t* tile) {
   std::fill_n(tile, kWords * layout.columns, 0);
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = 0; j < n; ++j) {
-      const float x = w[i * by_row + j * by_column];
+      const T x = w[i * by_row + j * by_column];
       const int64_t at = (i / layout.pair * layout.columns + j) * layout.pair +
                          i % layout.pair;
       if (layout.pair == 1) {
         std::memcpy(tile + at, &x, sizeof(x));
       } else {
-        reinterpret_cast<BFloat16*>(tile)[at] = ToBFloat16(x);
+        reinterpret_cast<BFloat16*>(tile)[at] = Narrow(x);
       }
     }
   }
@@ -103,8 +119,10 @@ HWY_INLINE void WriteTile(const uint32_t* tile, int64_t words, bool stream,
 }
 
 // Tiles [begin, end) in the order in which rows of W are read.
-void PackRange(const ConstMatView& w, bool transpose, const TileLayout& layout,
-               bool stream, int64_t begin, int64_t end, char* out) {
+template <class T>
+void PackRangeOf(const ConstMatView& w, bool transpose,
+                 const TileLayout& layout, bool stream, int64_t begin,
+                 int64_t end, char* out) {
   const int64_t k = transpose ? w.cols : w.rows;
   const int64_t n = transpose ? w.rows : w.cols;
   const int64_t down = (k + layout.rows - 1) / layout.rows;
@@ -116,8 +134,8 @@ void PackRange(const ConstMatView& w, bool transpose, const TileLayout& layout,
     const int64_t ki = transpose ? t % down : t / across;
     const int64_t ni = transpose ? t / down : t % across;
     const int64_t k0 = ki * layout.rows, n0 = ni * layout.columns;
-    const float* from =
-        static_cast<const float*>(w.data) + k0 * by_row + n0 * by_column;
+    const T* from =
+        static_cast<const T*>(w.data) + k0 * by_row + n0 * by_column;
     const bool whole = k0 + layout.rows <= k && n0 + layout.columns <= n;
     if (!whole) {
       PartialTile(from, by_row, by_column, std::min(layout.rows, k - k0),
@@ -132,6 +150,13 @@ void PackRange(const ConstMatView& w, bool transpose, const TileLayout& layout,
                         SizeOf(layout.dtype));
   }
   hwy::FlushStream();
+}
+
+void PackRange(const ConstMatView& w, bool transpose, const TileLayout& layout,
+               bool stream, int64_t begin, int64_t end, char* out) {
+  const auto pack =
+      w.dtype == DType::kF32 ? PackRangeOf<float> : PackRangeOf<BFloat16>;
+  pack(w, transpose, layout, stream, begin, end, out);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -152,7 +177,8 @@ bool CanPackTiles(const TileLayout& layout) {
 
 void PackTiles(const ConstMatView& w, bool transpose, const TileLayout& layout,
                void* out) {
-  CARRY_CHECK(w.dtype == DType::kF32 && CanPackTiles(layout));
+  CARRY_CHECK(CanPackTiles(layout));
+  CARRY_CHECK(w.dtype == DType::kF32 || w.dtype == layout.dtype);
   const int64_t k = transpose ? w.cols : w.rows;
   const int64_t n = transpose ? w.rows : w.cols;
   const int64_t tiles = ((k + layout.rows - 1) / layout.rows) *

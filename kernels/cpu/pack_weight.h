@@ -17,8 +17,8 @@ struct TileLayout {
 };
 
 // out = op(w) rounded to the layout's type; zeros fill the tiles at the edges.
-// w is fp32: W [K, N], or W [N, K] if `transpose`. Supported are 16 words of 4
-// bytes down a tile: rows == 16 pair.
+// w is W [K, N], or W [N, K] if `transpose`, in fp32 or in the layout's type.
+// Supported are 16 words of 4 bytes down a tile: rows == 16 pair.
 bool CanPackTiles(const TileLayout& layout);
 void PackTiles(const ConstMatView& w, bool transpose, const TileLayout& layout,
                void* out);
