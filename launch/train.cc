@@ -1,4 +1,6 @@
 // `carry train`: a run from its recipe to its last checkpoint.
+#include "launch/train.h"
+
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -27,13 +29,6 @@
 
 namespace carry {
 namespace {
-
-struct TrainOptions {
-  RecipeOptions recipe;
-  std::string out;
-  bool resume = false;
-  bool threads_given = false;
-};
 
 double Now() {
   return std::chrono::duration<double>(
@@ -239,7 +234,9 @@ absl::Status Resume(Trainer& trainer, const std::string& out, bool speaks) {
   return absl::OkStatus();
 }
 
-absl::Status Train(const TrainOptions& options) {
+}  // namespace
+
+absl::Status Train(const TrainOptions& options, const RanksStarter& start) {
   absl::StatusOr<config::Recipe> recipe =
       LoadRecipe(options.recipe.path, options.recipe.sets);
   if (!recipe.ok()) return recipe.status();
@@ -254,7 +251,7 @@ absl::Status Train(const TrainOptions& options) {
                      "with --resume, choose another folder with --out, or "
                      "remove it"));
   }
-  absl::StatusOr<Ranks> ranks = StartRanks(*recipe, options.threads_given);
+  absl::StatusOr<Ranks> ranks = start(*recipe, options.threads_given);
   if (!ranks.ok()) return ranks.status();
   absl::StatusOr<std::unique_ptr<Trainer>> trainer =
       Trainer::Create(*recipe, out, *ranks->distribution);
@@ -270,8 +267,6 @@ absl::Status Train(const TrainOptions& options) {
   if (status = run.Open(); !status.ok()) return status;
   return run.Train();
 }
-
-}  // namespace
 
 Command AddTrain(CLI::App& program) {
   auto options = std::make_shared<TrainOptions>();
@@ -295,7 +290,7 @@ Command AddTrain(CLI::App& program) {
       "--out runs/try");
   return {app, [options, app] {
             options->threads_given = app->count("--threads") > 0;
-            return Train(*options);
+            return Train(*options, StartRanks);
           }};
 }
 

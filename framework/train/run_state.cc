@@ -197,18 +197,18 @@ absl::StatusOr<std::string> Trainer::Save() {
       folder = absl::StrCat("!", created.status().message());
     }
   }
-  absl::Status status = ranks_.Broadcast(folder);
+  absl::Status status = ranks_.Broadcast("checkpoint folder", folder);
   if (!status.ok()) return status;
   if (absl::StartsWith(folder, "!")) {
     return absl::UnknownError(folder.substr(1));
   }
   const std::vector<Carry> carries = learner_->GetCarries();
-  absl::StatusOr<std::vector<std::string>> reports =
-      ranks_.Gather(WriteFiles(folder, TensorFiles(carries)));
+  absl::StatusOr<std::vector<std::string>> reports = ranks_.Gather(
+      "checkpoint files", WriteFiles(folder, TensorFiles(carries)));
   if (!reports.ok()) return reports.status();
   std::string outcome;
   if (ranks_.rank() == 0) outcome = CommitOnRoot(*reports, *writer);
-  status = ranks_.Broadcast(outcome);
+  status = ranks_.Broadcast("checkpoint commit", outcome);
   if (!status.ok()) return status;
   if (absl::StartsWith(outcome, "!")) {
     return absl::UnknownError(outcome.substr(1));
