@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -26,9 +27,13 @@
 #include "launch/ranks.h"
 #include "launch/recipe.h"
 #include "launch/recipe_resolve.h"
+#include "launch/trace.h"
 
 namespace carry {
 namespace {
+
+// Of a rank, in a trace: some 70 MB.
+constexpr int64_t kMostSpans = 1000000;
 
 double Now() {
   return std::chrono::duration<double>(
@@ -49,6 +54,8 @@ class Run {
 
   absl::Status Open();
   absl::Status Train();
+  // Says what the trace shows. Collective.
+  absl::Status FinishTrace(Trace& trace, const std::string& path);
 
  private:
   absl::Status Log(const StepReport& report, double seconds);
@@ -210,6 +217,19 @@ absl::Status Run::Train() {
   return held_out ? Evaluate() : absl::OkStatus();
 }
 
+absl::Status Run::FinishTrace(Trace& trace, const std::string& path) {
+  absl::StatusOr<std::vector<double>> shares = trace.Finish();
+  if (!shares.ok() || !speaks_) return shares.status();
+  std::string text;
+  for (double share : *shares) {
+    absl::StrAppendFormat(&text, "%s%.1f%%", text.empty() ? "" : ", ",
+                          100 * share);
+  }
+  progress_.Note(absl::StrCat("trace ", path,
+                              "; share of steps that ranks waited: ", text));
+  return absl::OkStatus();
+}
+
 bool HasCheckpoints(const std::string& out) {
   absl::StatusOr<std::vector<int64_t>> steps =
       ListCheckpoints(out + "/checkpoints");
@@ -265,7 +285,12 @@ absl::Status Train(const TrainOptions& options, const RanksStarter& start) {
   CatchInterrupts();
   Run run(**trainer, *ranks, out);
   if (status = run.Open(); !status.ok()) return status;
-  return run.Train();
+  if (options.trace.empty()) return run.Train();
+  absl::StatusOr<std::unique_ptr<Trace>> trace =
+      Trace::Start(options.trace, kMostSpans, *ranks->distribution);
+  if (!trace.ok()) return trace.status();
+  if (status = run.Train(); !status.ok()) return status;
+  return run.FinishTrace(**trace, options.trace);
 }
 
 Command AddTrain(CLI::App& program) {
@@ -281,6 +306,10 @@ Command AddTrain(CLI::App& program) {
       ->type_name("FOLDER");
   app->add_flag("--resume", options->resume,
                 "Go on from the newest checkpoint in that folder, if any");
+  app->add_option("--trace", options->trace,
+                  "Write what every rank did when, for ui.perfetto.dev; the "
+                  "first million spans of each rank")
+      ->type_name("FILE");
   AddThreadsOption(*app);
   app->footer(
       "Ctrl-C (or SIGTERM) finishes the step, saves and exits; twice exits at "

@@ -17,6 +17,7 @@ struct TrainOptions {
   std::string out;  // empty: runs/ and the recipe's name
   bool resume = false;
   bool threads_given = false;
+  std::string trace;  // file to write one to (launch/trace.h), or empty
 };
 
 // StartRanks, or another way to come by ranks.

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/span.h"
 #include "parallel/prefix.h"
 #include "parallel/wavefront.h"
 
@@ -156,6 +157,7 @@ absl::StatusOr<std::vector<PassOutcome>> Mesh::RunTogether(
 }
 
 absl::Status Mesh::Sum(std::vector<double>& values) {
+  const Span span({.category = "wait", .name = "sum over ranks"});
   return world_->AllReduce(values.data(), static_cast<int64_t>(values.size()),
                            {"sum of losses or norms", -1, -1, ""});
 }
@@ -168,6 +170,9 @@ absl::Status Mesh::StartReduce(ParameterStore& store, int64_t bucket) {
   }
   CARRY_CHECK(bucket == next_bucket_);
   // Bucket 0 is the embedding, bucket 1 + l is layer l.
+  SpanInfo info{.category = "message", .name = "start reduction"};
+  info.layer = bucket - 1;
+  const Span span(info);
   reducing_.push_back(world_->ReduceScatter(
       store.grads().f32(), Slices(store.buckets()[bucket], size()),
       {"gradient reduction", bucket - 1, -1, "backward"}));
@@ -187,6 +192,7 @@ absl::Status Mesh::FinishReduce(ParameterStore& store) {
     absl::Status status = StartReduce(store, next_bucket_);
     if (!status.ok()) return status;
   }
+  const Span span({.category = "wait", .name = "wait for reduction"});
   for (auto& transfer : reducing_) {
     absl::Status status = transfer->Wait();
     if (!status.ok()) return status;
@@ -197,6 +203,7 @@ absl::Status Mesh::FinishReduce(ParameterStore& store) {
 
 absl::Status Mesh::GatherParameters(ParameterStore& store) {
   if (size() == 1) return absl::OkStatus();
+  const Span span({.category = "wait", .name = "gather parameters"});
   for (size_t b = 0; b < store.buckets().size(); ++b) {
     absl::Status status = world_->AllGatherParts(
         store.values().f32(), Slices(store.buckets()[b], size()),

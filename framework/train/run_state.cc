@@ -19,6 +19,7 @@
 #include "framework/nn/weights.h"
 #include "framework/train/sliced_tensors.h"
 #include "framework/train/trainer.h"
+#include "kernels/span.h"
 
 namespace carry {
 namespace {
@@ -184,6 +185,7 @@ std::string Trainer::CommitOnRoot(const std::vector<std::string>& reports,
 // Rank 0 makes the folder and commits it; every rank writes its own files. An
 // error anywhere reaches all ranks, so that all go on or all stop.
 absl::StatusOr<std::string> Trainer::Save() {
+  const Span span({.category = "save", .name = "save"});
   std::optional<CheckpointWriter> writer;  // on rank 0
   std::string folder;  // or "!" and why it could not be made
   if (ranks_.rank() == 0) {
