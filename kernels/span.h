@@ -18,8 +18,9 @@ namespace carry {
 
 // Texts are literals: observers keep the pointers. -1 and 0: does not apply.
 struct SpanInfo {
-  const char* category =
-      "";  // "step", "pass", "layer", "op", "message", "wait"
+  // "step", "data", "pass" (of a chunk), "layer", "op", "message", "wait" (for
+  // other ranks), "save", "evaluation"
+  const char* category = "";
   const char* name = "";
   const char* direction = "";  // "forward" or "backward"
   int64_t layer = -1;

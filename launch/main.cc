@@ -10,8 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "launch/command.h"
+#include "launch/ranks.h"
 #include "launch/wait_policy.h"
-#include "parallel/mpi_communicator.h"
 
 namespace carry {
 namespace {
@@ -57,13 +57,8 @@ int Main(int argc, char** argv) {
   }
   for (const Command& command : commands) {
     if (!command.app->parsed()) continue;
-    absl::Status status = command.run();
-    if (!status.ok()) {
-      Fail(std::string(status.message()), 1);
-      AbortMpi(1);  // The other ranks of this run, if there are any, end too.
-      return 1;
-    }
-    FinalizeMpi();
+    const int exit_status = EndRanks(command.run());
+    if (exit_status != 0) return exit_status;
   }
   std::cout.flush();
   // A full disk or closed pipe at the far end of standard output.

@@ -1,6 +1,7 @@
 #include "launch/ranks.h"
 
 #include <algorithm>
+#include <iostream>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -9,7 +10,6 @@
 #include "kernels/parallel_for.h"
 #include "launch/recipe.h"
 #include "parallel/mesh.h"
-#include "parallel/mpi_communicator.h"
 
 namespace carry {
 namespace {
@@ -34,10 +34,16 @@ absl::StatusOr<Ranks> StartRanks(const config::Recipe& recipe,
   }
   absl::StatusOr<MpiWorld> mpi = InitMpi(parallel.timeout_seconds());
   if (!mpi.ok()) return mpi.status();
-  ranks.local_size = mpi->local_size;
-  if (!threads_given) SetNumThreads(ThreadsOfRank(mpi->local_size));
+  return JoinRanks(*std::move(mpi), recipe, threads_given);
+}
+
+absl::StatusOr<Ranks> JoinRanks(MpiWorld world, const config::Recipe& recipe,
+                                bool threads_given) {
+  Ranks ranks;
+  ranks.local_size = world.local_size;
+  if (!threads_given) SetNumThreads(ThreadsOfRank(world.local_size));
   absl::StatusOr<std::unique_ptr<Mesh>> mesh =
-      Mesh::Create(std::move(mpi->world), parallel);
+      Mesh::Create(std::move(world.world), recipe.parallel());
   if (!mesh.ok()) return mesh.status();
   ranks.distribution = *std::move(mesh);
   absl::Status status =
@@ -47,6 +53,17 @@ absl::StatusOr<Ranks> StartRanks(const config::Recipe& recipe,
   }
   if (!status.ok()) return status;
   return ranks;
+}
+
+int EndRanks(const absl::Status& status) {
+  if (status.ok()) {
+    FinalizeMpi();
+    return 0;
+  }
+  std::cout.flush();
+  std::cerr << "carry: error: " << status.message() << "\n";
+  AbortMpi(1);
+  return 1;
 }
 
 absl::StatusOr<bool> AnyRank(Distribution& ranks, bool mine) {

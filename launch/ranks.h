@@ -3,8 +3,10 @@
 
 #include <memory>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "framework/train/distribution.h"
+#include "parallel/mpi_communicator.h"
 #include "recipes/schema/recipe.pb.h"
 
 namespace carry {
@@ -21,6 +23,14 @@ struct Ranks {
 // to, or its share of all.
 absl::StatusOr<Ranks> StartRanks(const config::Recipe& recipe,
                                  bool threads_given);
+
+// The same from ranks that are connected already.
+absl::StatusOr<Ranks> JoinRanks(MpiWorld world, const config::Recipe& recipe,
+                                bool threads_given);
+
+// Ends this rank: in good order, or with the error on standard error and an
+// end to all ranks, wherever they are. Returns the process's exit status.
+int EndRanks(const absl::Status& status);
 
 // Whether any rank says yes; the same answer on all. Collective.
 absl::StatusOr<bool> AnyRank(Distribution& ranks, bool mine);

@@ -1,4 +1,6 @@
 // `carry train`: a run from its recipe to its last checkpoint.
+#include "launch/train.h"
+
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -6,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -24,16 +27,13 @@
 #include "launch/ranks.h"
 #include "launch/recipe.h"
 #include "launch/recipe_resolve.h"
+#include "launch/trace.h"
 
 namespace carry {
 namespace {
 
-struct TrainOptions {
-  RecipeOptions recipe;
-  std::string out;
-  bool resume = false;
-  bool threads_given = false;
-};
+// Of a rank, in a trace: some 70 MB.
+constexpr int64_t kMostSpans = 1000000;
 
 double Now() {
   return std::chrono::duration<double>(
@@ -54,6 +54,8 @@ class Run {
 
   absl::Status Open();
   absl::Status Train();
+  // Says what the trace shows. Collective.
+  absl::Status FinishTrace(Trace& trace, const std::string& path);
 
  private:
   absl::Status Log(const StepReport& report, double seconds);
@@ -215,6 +217,19 @@ absl::Status Run::Train() {
   return held_out ? Evaluate() : absl::OkStatus();
 }
 
+absl::Status Run::FinishTrace(Trace& trace, const std::string& path) {
+  absl::StatusOr<std::vector<double>> shares = trace.Finish();
+  if (!shares.ok() || !speaks_) return shares.status();
+  std::string text;
+  for (double share : *shares) {
+    absl::StrAppendFormat(&text, "%s%.1f%%", text.empty() ? "" : ", ",
+                          100 * share);
+  }
+  progress_.Note(absl::StrCat("trace ", path,
+                              "; share of steps that ranks waited: ", text));
+  return absl::OkStatus();
+}
+
 bool HasCheckpoints(const std::string& out) {
   absl::StatusOr<std::vector<int64_t>> steps =
       ListCheckpoints(out + "/checkpoints");
@@ -239,7 +254,9 @@ absl::Status Resume(Trainer& trainer, const std::string& out, bool speaks) {
   return absl::OkStatus();
 }
 
-absl::Status Train(const TrainOptions& options) {
+}  // namespace
+
+absl::Status Train(const TrainOptions& options, const RanksStarter& start) {
   absl::StatusOr<config::Recipe> recipe =
       LoadRecipe(options.recipe.path, options.recipe.sets);
   if (!recipe.ok()) return recipe.status();
@@ -254,7 +271,7 @@ absl::Status Train(const TrainOptions& options) {
                      "with --resume, choose another folder with --out, or "
                      "remove it"));
   }
-  absl::StatusOr<Ranks> ranks = StartRanks(*recipe, options.threads_given);
+  absl::StatusOr<Ranks> ranks = start(*recipe, options.threads_given);
   if (!ranks.ok()) return ranks.status();
   absl::StatusOr<std::unique_ptr<Trainer>> trainer =
       Trainer::Create(*recipe, out, *ranks->distribution);
@@ -268,10 +285,13 @@ absl::Status Train(const TrainOptions& options) {
   CatchInterrupts();
   Run run(**trainer, *ranks, out);
   if (status = run.Open(); !status.ok()) return status;
-  return run.Train();
+  if (options.trace.empty()) return run.Train();
+  absl::StatusOr<std::unique_ptr<Trace>> trace =
+      Trace::Start(options.trace, kMostSpans, *ranks->distribution);
+  if (!trace.ok()) return trace.status();
+  if (status = run.Train(); !status.ok()) return status;
+  return run.FinishTrace(**trace, options.trace);
 }
-
-}  // namespace
 
 Command AddTrain(CLI::App& program) {
   auto options = std::make_shared<TrainOptions>();
@@ -286,6 +306,10 @@ Command AddTrain(CLI::App& program) {
       ->type_name("FOLDER");
   app->add_flag("--resume", options->resume,
                 "Go on from the newest checkpoint in that folder, if any");
+  app->add_option("--trace", options->trace,
+                  "Write what every rank did when, for ui.perfetto.dev; the "
+                  "first million spans of each rank")
+      ->type_name("FILE");
   AddThreadsOption(*app);
   app->footer(
       "Ctrl-C (or SIGTERM) finishes the step, saves and exits; twice exits at "
@@ -295,7 +319,7 @@ Command AddTrain(CLI::App& program) {
       "--out runs/try");
   return {app, [options, app] {
             options->threads_given = app->count("--threads") > 0;
-            return Train(*options);
+            return Train(*options, StartRanks);
           }};
 }
 

@@ -4,6 +4,9 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "kernels/span.h"
+
 namespace carry {
 namespace {
 
@@ -24,26 +27,76 @@ void AddAt(const Tensor& t, int64_t row, int64_t col, float x) {
 
 }  // namespace
 
+// Messages of one kind and layer: those that this rank gets, those it sends.
 struct HaloExchange::Messages {
   struct Message {
     int peer;
-    Part inputs;  // by position in the sequence
-    std::vector<float> floats;
+    Part inputs;                // by position in the sequence
+    std::vector<float> floats;  // and the seal
     std::unique_ptr<Transfer> transfer;
+    float* data() { return floats.data(); }
+    int64_t size() const {
+      return static_cast<int64_t>(floats.size()) - kSealFloats;
+    }
+    int64_t bytes() const {
+      return static_cast<int64_t>(floats.size() * sizeof(float));
+    }
   };
-  Message& Add(int peer, Part inputs, int64_t floats_each) {
-    list.push_back({peer, inputs, {}, nullptr});
-    list.back().floats.resize(inputs.size() * floats_each);
-    return list.back();
+
+  Messages(const HaloExchange& halo, SealKind kind)
+      : halo(halo), kind(kind), tag(static_cast<int>(halo.layer_)) {}
+
+  void Receive(int from, Part inputs) {
+    Message& m = Add(receives, from, inputs);
+    m.transfer = halo.comm_.Receive(m.data(), m.bytes(), from, tag,
+                                    halo.StampOf(kind, from).Label());
   }
-  absl::Status Wait() {
-    for (Message& message : list) {
-      absl::Status status = message.transfer->Wait();
+  // To be filled, then sent.
+  Message& ToSend(int to, Part inputs) { return Add(sends, to, inputs); }
+  void Send(Message& m) {
+    const Stamp stamp = halo.StampOf(kind, halo.comm_.rank());
+    WriteSeal(stamp, m.data(), m.size(), m.data() + m.size());
+    m.transfer =
+        halo.comm_.Send(m.data(), m.bytes(), m.peer, tag, stamp.Label());
+  }
+  // Afterwards what came may be used.
+  absl::Status WaitForReceives() {
+    for (Message& m : receives) {
+      const Stamp stamp = halo.StampOf(kind, m.peer);
+      SpanInfo info{.category = "wait", .name = "wait for halo"};
+      info.direction = stamp.Label().direction;
+      info.layer = stamp.layer;
+      info.chunk = stamp.chunk;
+      info.peer = m.peer;
+      const Span span(info);
+      absl::Status status = m.transfer->Wait();
+      if (status.ok()) {
+        status = CheckSeal(stamp, halo.comm_.rank(), m.data(), m.size(),
+                           m.data() + m.size());
+      }
       if (!status.ok()) return status;
     }
     return absl::OkStatus();
   }
-  std::vector<Message> list;
+  absl::Status WaitForSends() {
+    for (Message& m : sends) {
+      absl::Status status = m.transfer->Wait();
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  Message& Add(std::vector<Message>& list, int peer, Part inputs) {
+    list.push_back({peer, inputs, {}, nullptr});
+    const int64_t each = halo.batch_.batch * halo.channels_;
+    list.back().floats.resize(inputs.size() * each + kSealFloats);
+    return list.back();
+  }
+
+  const HaloExchange& halo;
+  const SealKind kind;
+  const int tag;
+  std::vector<Message> receives, sends;
 };
 
 Part HaloExchange::Inputs(int from, int to, bool tokens_only) const {
@@ -67,26 +120,27 @@ bool HaloExchange::SameDocument(int64_t row, int64_t position,
 
 absl::Status HaloExchange::Forward(const Tensor& source,
                                    const Tensor& halo) const {
-  const CommLabel label = {"halo", layer_, -1, "forward"};
-  const int me = comm_.rank(), tag = static_cast<int>(layer_);
+  const int me = comm_.rank();
   const ChunkSpan& span = spans_[me];
   const int64_t time = span.end - span.begin;
-  const int64_t each = batch_.batch * channels_;
-  Messages receives, sends;
+  Messages messages(*this, SealKind::kHalo);
+  int64_t filled = 0;
   for (int from = 0; from < me; ++from) {
     const Part inputs = Inputs(from, me, false);
-    if (inputs.size() > 0) receives.Add(from, inputs, each);
+    if (inputs.size() > 0) messages.Receive(from, inputs);
+    filled += inputs.size();
   }
-  for (auto& m : receives.list) {
-    m.transfer = comm_.Receive(m.floats.data(), m.floats.size() * sizeof(float),
-                               m.peer, tag, label);
+  if (me > 0 && filled != width_) {
+    return absl::InternalError(
+        absl::StrCat("rank ", me, ": the halo of layer ", layer_,
+                     " would start from zeros: ", filled, " of ", width_,
+                     " inputs come from other ranks"));
   }
   for (int to = me + 1; to < comm_.size(); ++to) {
     const Part inputs = Inputs(me, to, false);
-    if (inputs.size() > 0) sends.Add(to, inputs, each);
-  }
-  for (auto& m : sends.list) {
-    float* x = m.floats.data();
+    if (inputs.size() == 0) continue;
+    auto& m = messages.ToSend(to, inputs);
+    float* x = m.data();
     for (int64_t b = 0; b < batch_.batch; ++b) {
       for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
         for (int64_t e = 0; e < channels_; ++e) {
@@ -99,13 +153,12 @@ absl::Status HaloExchange::Forward(const Tensor& source,
         }
       }
     }
-    m.transfer = comm_.Send(m.floats.data(), m.floats.size() * sizeof(float),
-                            m.peer, tag, label);
+    messages.Send(m);
   }
-  absl::Status status = receives.Wait();
+  absl::Status status = messages.WaitForReceives();
   if (!status.ok()) return status;
-  for (const auto& m : receives.list) {
-    const float* x = m.floats.data();
+  for (auto& m : messages.receives) {
+    const float* x = m.data();
     for (int64_t b = 0; b < batch_.batch; ++b) {
       for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
         const bool keep = SameDocument(b, p, span.begin);
@@ -116,31 +169,24 @@ absl::Status HaloExchange::Forward(const Tensor& source,
       }
     }
   }
-  return sends.Wait();
+  return messages.WaitForSends();
 }
 
 absl::Status HaloExchange::Backward(const Var& source, const Var& halo) const {
-  const CommLabel label = {"halo gradient", layer_, -1, "backward"};
-  const int me = comm_.rank(), tag = static_cast<int>(layer_);
+  const int me = comm_.rank();
   const ChunkSpan& span = spans_[me];
   const int64_t time = span.end - span.begin;
-  const int64_t each = batch_.batch * channels_;
-  Messages receives, sends;
+  Messages messages(*this, SealKind::kHaloGrad);
   for (int from = me + 1; from < comm_.size(); ++from) {
     const Part inputs = Inputs(me, from, true);
-    if (inputs.size() > 0) receives.Add(from, inputs, each);
-  }
-  for (auto& m : receives.list) {
-    m.transfer = comm_.Receive(m.floats.data(), m.floats.size() * sizeof(float),
-                               m.peer, tag, label);
+    if (inputs.size() > 0) messages.Receive(from, inputs);
   }
   for (int to = 0; to < me; ++to) {
     const Part inputs = Inputs(to, me, true);
-    if (inputs.size() > 0) sends.Add(to, inputs, each);
-  }
-  for (auto& m : sends.list) {
+    if (inputs.size() == 0) continue;
+    auto& m = messages.ToSend(to, inputs);
     const float* grad = halo.grad().f32();
-    float* x = m.floats.data();
+    float* x = m.data();
     for (int64_t b = 0; b < batch_.batch; ++b) {
       for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
         const bool keep = SameDocument(b, p, span.begin);
@@ -150,14 +196,13 @@ absl::Status HaloExchange::Backward(const Var& source, const Var& halo) const {
         }
       }
     }
-    m.transfer = comm_.Send(m.floats.data(), m.floats.size() * sizeof(float),
-                            m.peer, tag, label);
+    messages.Send(m);
   }
-  absl::Status status = receives.Wait();
+  absl::Status status = messages.WaitForReceives();
   if (!status.ok()) return status;
   const Tensor grad = source.grad();
-  for (const auto& m : receives.list) {
-    const float* x = m.floats.data();
+  for (auto& m : messages.receives) {
+    const float* x = m.data();
     for (int64_t b = 0; b < batch_.batch; ++b) {
       for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
         const int64_t row = b * time + p - span.begin;
@@ -165,7 +210,7 @@ absl::Status HaloExchange::Backward(const Var& source, const Var& halo) const {
       }
     }
   }
-  return sends.Wait();
+  return messages.WaitForSends();
 }
 
 }  // namespace carry

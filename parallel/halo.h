@@ -3,8 +3,8 @@
 // theirs from several ranks; before the sequence lies the initial carry, on
 // rank 0. Inputs of an earlier document are zero.
 //
-// A message is [B][inputs][E] fp32, from each rank to each that needs some of
-// its inputs; its gradient goes the way back.
+// A message is [B][inputs][E] fp32 and its seal (parallel/seal.h), from each
+// rank to each that needs some of its inputs; its gradient goes the way back.
 #pragma once
 
 #include <vector>
@@ -13,18 +13,22 @@
 #include "framework/tape.h"
 #include "framework/train/streamed_pass.h"
 #include "parallel/communicator.h"
+#include "parallel/seal.h"
 
 namespace carry {
 
 class HaloExchange {
  public:
-  // One layer's. `spans` by rank, those without tokens last; this rank has
-  // some. `shape` is [E, W]. Everything passed by reference is to outlive it.
+  // One layer's, in a pass. `spans` by rank, those without tokens last; this
+  // rank has some. `shape` is [E, W]. Everything passed by reference is to
+  // outlive it.
   HaloExchange(Communicator& comm, const std::vector<ChunkSpan>& spans,
-               const SequenceBatch& batch, int64_t layer, const Shape& shape)
+               const SequenceBatch& batch, uint32_t pass, int64_t layer,
+               const Shape& shape)
       : comm_(comm),
         spans_(spans),
         batch_(batch),
+        pass_(pass),
         layer_(layer),
         channels_(shape[0]),
         width_(shape[1]) {}
@@ -38,6 +42,9 @@ class HaloExchange {
 
  private:
   struct Messages;
+  Stamp StampOf(SealKind kind, int sender) const {
+    return {kind, pass_, layer_, sender, sender};
+  }
   // Inputs of rank `from` in the halo of rank `to`, by position in the
   // sequence; rank 0 also has those before it, unless `tokens_only`.
   Part Inputs(int from, int to, bool tokens_only) const;
@@ -46,6 +53,7 @@ class HaloExchange {
   Communicator& comm_;
   const std::vector<ChunkSpan>& spans_;
   const SequenceBatch& batch_;
+  const uint32_t pass_;
   const int64_t layer_, channels_, width_;
 };
 

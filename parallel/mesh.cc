@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/span.h"
 #include "parallel/prefix.h"
 #include "parallel/wavefront.h"
 
@@ -29,6 +30,16 @@ std::vector<Part> Slices(const Range& bucket, int ranks) {
   return parts;
 }
 
+// "1 x 6, 2 x 3, 3 x 2, 6 x 1"
+std::string Factorisations(int n) {
+  std::string text;
+  for (int d = 1; d <= n; ++d) {
+    if (n % d != 0) continue;
+    absl::StrAppend(&text, text.empty() ? "" : ", ", d, " x ", n / d);
+  }
+  return text;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(
@@ -40,9 +51,8 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(
         data * sequence, ", but ", world->size(),
         world->size() == 1 ? " rank was" : " ranks were", " started; start ",
         data * sequence, " with mpirun -n ", data * sequence,
-        ", or set parallel.data and parallel.sequence to numbers whose "
-        "product is ",
-        world->size()));
+        ", or set parallel.data x parallel.sequence to one of ",
+        Factorisations(world->size())));
   }
   const int s = static_cast<int>(sequence);
   absl::StatusOr<std::unique_ptr<Communicator>> group =
@@ -74,31 +84,80 @@ int64_t Mesh::Pieces(int64_t length, int64_t chunk_length) const {
 absl::StatusOr<PassOutcome> Mesh::RunPass(LanguageModel& model,
                                           const PassRequest& request) {
   if (sequence_->size() == 1) return SingleRank().RunPass(model, request);
-  if (Prefix()) return RunPrefixPass(model, request, *sequence_);
+  if (Prefix()) return RunPrefixPass(model, request, *sequence_, passes_++);
+  absl::StatusOr<std::vector<PassOutcome>> outcomes =
+      RunTogether(model, {&request});
+  if (!outcomes.ok()) return outcomes.status();
+  return std::move((*outcomes)[0]);
+}
+
+absl::StatusOr<std::vector<PassOutcome>> Mesh::RunPasses(
+    LanguageModel& model, const std::vector<PassRequest>& requests) {
+  if (sequence_->size() == 1 || Prefix()) {
+    return Distribution::RunPasses(model, requests);
+  }
+  const size_t together = PassesInFlight(static_cast<int64_t>(requests.size()),
+                                         sequence_->size(), model.layers());
+  std::vector<PassOutcome> outcomes;
+  for (size_t i = 0; i < requests.size(); i += together) {
+    std::vector<const PassRequest*> group;
+    for (size_t k = i; k < std::min(requests.size(), i + together); ++k) {
+      group.push_back(&requests[k]);
+    }
+    absl::StatusOr<std::vector<PassOutcome>> some = RunTogether(model, group);
+    if (!some.ok()) return some.status();
+    for (PassOutcome& outcome : *some) outcomes.push_back(std::move(outcome));
+  }
+  return outcomes;
+}
+
+absl::StatusOr<std::vector<PassOutcome>> Mesh::RunTogether(
+    LanguageModel& model, const std::vector<const PassRequest*>& requests) {
+  const PassRequest& last = *requests.back();
   const std::vector<ChunkSpan> all =
-      CutIntoChunks(request.batch.length, request.chunk_length);
+      CutIntoChunks(last.batch.length, last.chunk_length);
+  const auto chunks = static_cast<int64_t>(all.size());
   std::vector<ChunkSpan> mine;
   for (const ChunkSpan& span : all) {
     if (span.index % sequence_->size() == sequence_->rank()) {
       mine.push_back(span);
     }
   }
-  WavefrontExchange exchange(*sequence_, model, request.batch.batch,
-                             static_cast<int64_t>(all.size()), request.initial);
-  absl::StatusOr<std::vector<double>> nll =
-      RunStreamedPass(model, request.batch, mine, exchange, request.options);
+  std::vector<std::unique_ptr<WavefrontExchange>> exchanges;
+  std::vector<StreamedPass> passes;
+  int64_t widest = 0;
+  for (const PassRequest* request : requests) {
+    WavefrontExchange::Options options;
+    options.batch = request->batch.batch;
+    options.chunks = chunks;
+    options.slot = static_cast<int64_t>(exchanges.size());
+    options.pass = passes_++;
+    options.initial = request->initial;
+    exchanges.push_back(std::make_unique<WavefrontExchange>(
+        *sequence_, model, std::move(options)));
+    passes.push_back({request->batch, exchanges.back().get()});
+    widest = std::max(widest, request->batch.batch);
+  }
+  // From what all ranks know: a rank's own chunks may be the short one alone.
+  const int64_t tapes =
+      KeptTapes(model, widest, all.empty() ? 0 : all[0].end - all[0].begin,
+                last.options.tape_memory_budget);
+  absl::StatusOr<std::vector<std::vector<double>>> nll =
+      RunStreamedPasses(model, passes, mine, tapes, last.options);
   if (!nll.ok()) return nll.status();
-  PassOutcome outcome;
-  outcome.nll =
-      ByRow(*nll, mine, request.batch.batch, static_cast<int64_t>(all.size()));
-  absl::StatusOr<std::vector<Carry>> final =
-      exchange.Finish(request.want_final);
-  if (!final.ok()) return final.status();
-  outcome.final = *std::move(final);
-  return outcome;
+  std::vector<PassOutcome> outcomes(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    outcomes[i].nll = ByRow((*nll)[i], mine, requests[i]->batch.batch, chunks);
+    absl::StatusOr<std::vector<Carry>> final =
+        exchanges[i]->Finish(requests[i]->want_final);
+    if (!final.ok()) return final.status();
+    outcomes[i].final = *std::move(final);
+  }
+  return outcomes;
 }
 
 absl::Status Mesh::Sum(std::vector<double>& values) {
+  const Span span({.category = "wait", .name = "sum over ranks"});
   return world_->AllReduce(values.data(), static_cast<int64_t>(values.size()),
                            {"sum of losses or norms", -1, -1, ""});
 }
@@ -111,6 +170,9 @@ absl::Status Mesh::StartReduce(ParameterStore& store, int64_t bucket) {
   }
   CARRY_CHECK(bucket == next_bucket_);
   // Bucket 0 is the embedding, bucket 1 + l is layer l.
+  SpanInfo info{.category = "message", .name = "start reduction"};
+  info.layer = bucket - 1;
+  const Span span(info);
   reducing_.push_back(world_->ReduceScatter(
       store.grads().f32(), Slices(store.buckets()[bucket], size()),
       {"gradient reduction", bucket - 1, -1, "backward"}));
@@ -130,6 +192,7 @@ absl::Status Mesh::FinishReduce(ParameterStore& store) {
     absl::Status status = StartReduce(store, next_bucket_);
     if (!status.ok()) return status;
   }
+  const Span span({.category = "wait", .name = "wait for reduction"});
   for (auto& transfer : reducing_) {
     absl::Status status = transfer->Wait();
     if (!status.ok()) return status;
@@ -140,6 +203,7 @@ absl::Status Mesh::FinishReduce(ParameterStore& store) {
 
 absl::Status Mesh::GatherParameters(ParameterStore& store) {
   if (size() == 1) return absl::OkStatus();
+  const Span span({.category = "wait", .name = "gather parameters"});
   for (size_t b = 0; b < store.buckets().size(); ++b) {
     absl::Status status = world_->AllGatherParts(
         store.values().f32(), Slices(store.buckets()[b], size()),
@@ -160,28 +224,28 @@ absl::Status Mesh::CheckParameters(const ParameterStore& store) {
                     absl::StrCat(absl::Hex(mine)));
 }
 
-absl::Status Mesh::Broadcast(std::string& bytes) {
+absl::Status Mesh::Broadcast(const char* what, std::string& bytes) {
+  const CommLabel label = {what, -1, -1, ""};
   int64_t length = static_cast<int64_t>(bytes.size());
-  absl::Status status =
-      world_->Broadcast(&length, sizeof(length), 0, {"broadcast", -1, -1, ""});
+  absl::Status status = world_->Broadcast(&length, sizeof(length), 0, label);
   if (!status.ok()) return status;
   bytes.resize(length);
-  return world_->Broadcast(bytes.data(), length, 0, {"broadcast", -1, -1, ""});
+  return world_->Broadcast(bytes.data(), length, 0, label);
 }
 
 absl::StatusOr<std::vector<std::string>> Mesh::Gather(
-    const std::string& bytes) {
+    const char* what, const std::string& bytes) {
+  const CommLabel label = {what, -1, -1, ""};
   const int64_t length = static_cast<int64_t>(bytes.size());
   std::vector<int64_t> lengths(size());
-  absl::Status status = world_->AllGather(
-      &length, sizeof(length), lengths.data(), {"gather", -1, -1, ""});
+  absl::Status status =
+      world_->AllGather(&length, sizeof(length), lengths.data(), label);
   if (!status.ok()) return status;
   const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
   std::string padded = bytes;
   padded.resize(longest);
   std::string all(longest * size(), '\0');
-  status = world_->AllGather(padded.data(), longest, all.data(),
-                             {"gather", -1, -1, ""});
+  status = world_->AllGather(padded.data(), longest, all.data(), label);
   if (!status.ok()) return status;
   std::vector<std::string> out;
   for (int r = 0; r < size(); ++r) {
@@ -194,7 +258,8 @@ absl::Status Mesh::CheckEqual(const std::string& what,
                               const std::string& text) {
   const std::string digest =
       absl::StrCat(absl::Hex(XXH3_64bits(text.data(), text.size())));
-  absl::StatusOr<std::vector<std::string>> all = Gather(digest);
+  absl::StatusOr<std::vector<std::string>> all =
+      Gather("comparison of ranks", digest);
   if (!all.ok()) return all.status();
   // The odd one is the one that most others differ from.
   for (int r = 0; r < size(); ++r) {

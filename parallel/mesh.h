@@ -34,13 +34,15 @@ class Mesh : public Distribution {
   int64_t Pieces(int64_t length, int64_t chunk_length) const override;
   absl::StatusOr<PassOutcome> RunPass(LanguageModel& model,
                                       const PassRequest& request) override;
+  absl::StatusOr<std::vector<PassOutcome>> RunPasses(
+      LanguageModel& model, const std::vector<PassRequest>& requests) override;
   absl::Status Sum(std::vector<double>& values) override;
   absl::Status StartReduce(ParameterStore& store, int64_t bucket) override;
   absl::Status FinishReduce(ParameterStore& store) override;
   absl::Status GatherParameters(ParameterStore& store) override;
-  absl::Status Broadcast(std::string& bytes) override;
+  absl::Status Broadcast(const char* what, std::string& bytes) override;
   absl::StatusOr<std::vector<std::string>> Gather(
-      const std::string& bytes) override;
+      const char* what, const std::string& bytes) override;
 
   absl::Status CheckEqual(const std::string& what,
                           const std::string& text) override;
@@ -60,6 +62,9 @@ class Mesh : public Distribution {
     return config_.schedule() == config::Parallel::PREFIX &&
            sequence_->size() > 1;
   }
+  // WAVEFRONT: these passes interleaved.
+  absl::StatusOr<std::vector<PassOutcome>> RunTogether(
+      LanguageModel& model, const std::vector<const PassRequest*>& requests);
   absl::Status CheckParameters(const ParameterStore& store);
 
   std::unique_ptr<Communicator> world_;
@@ -68,6 +73,7 @@ class Mesh : public Distribution {
   int64_t next_bucket_ = -1;  // to reduce next; -1: none is under way
   std::vector<std::unique_ptr<Transfer>> reducing_;
   int64_t updates_ = 0;
+  uint32_t passes_ = 0;  // for seals
 };
 
 }  // namespace carry

@@ -6,7 +6,9 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/span.h"
 #include "parallel/halo.h"
+#include "parallel/seal.h"
 
 namespace carry {
 namespace {
@@ -23,7 +25,7 @@ struct RecordedLayer {
 class PrefixPass {
  public:
   PrefixPass(LanguageModel& model, const PassRequest& request,
-             Communicator& sequence);
+             Communicator& sequence, uint32_t pass);
   absl::StatusOr<PassOutcome> Run();
 
  private:
@@ -43,8 +45,13 @@ class PrefixPass {
   // `first`: carries come from other ranks; else from carries_.
   absl::Status RunLayer(int64_t layer, Tape& tape, bool first, const Hidden& in,
                         Hidden* out);
-  absl::Status Gather(int64_t layer, bool forward,
-                      const std::vector<float>& own, std::vector<float>* all);
+  // `own` has SummarySize floats and room for a seal; `all` is that of each
+  // rank, every seal checked.
+  std::vector<float> SealedSummary(int64_t layer) {
+    return std::vector<float>(mixer(layer).SummarySize(batch()) + kSealFloats);
+  }
+  absl::Status Gather(int64_t layer, SealKind kind, std::vector<float>& own,
+                      std::vector<float>* all);
   // The state into this rank's shard.
   absl::Status FoldStates(int64_t layer, const LayerRun& run, Tensor* state);
   // Gives run.state_out its gradient.
@@ -54,6 +61,7 @@ class PrefixPass {
   LanguageModel& model_;
   const PassRequest& request_;
   Communicator& comm_;
+  const uint32_t pass_;
   std::vector<ChunkSpan> spans_;  // by rank
   int last_;                      // the last rank with tokens
   ChunkSpan mine_;
@@ -68,10 +76,11 @@ class PrefixPass {
 };
 
 PrefixPass::PrefixPass(LanguageModel& model, const PassRequest& request,
-                       Communicator& sequence)
+                       Communicator& sequence, uint32_t pass)
     : model_(model),
       request_(request),
       comm_(sequence),
+      pass_(pass),
       inputs_(model.layers()),
       carries_(model.layers()),
       final_(model.layers()),
@@ -92,22 +101,37 @@ int64_t PrefixPass::KeptLayers() const {
   return std::clamp<int64_t>(fit, 1, model_.layers());
 }
 
-absl::Status PrefixPass::Gather(int64_t layer, bool forward,
-                                const std::vector<float>& own,
+absl::Status PrefixPass::Gather(int64_t layer, SealKind kind,
+                                std::vector<float>& own,
                                 std::vector<float>* all) {
-  all->resize(own.size() * comm_.size());
-  return comm_.AllGather(
-      own.data(), static_cast<int64_t>(own.size() * sizeof(float)), all->data(),
-      {forward ? "summary" : "gradient summary", layer, -1,
-       forward ? "forward" : "backward"});
+  const auto floats = static_cast<int64_t>(own.size());
+  const int64_t size = floats - kSealFloats;
+  Stamp stamp = {kind, pass_, layer, comm_.rank(), comm_.rank()};
+  WriteSeal(stamp, own.data(), size, own.data() + size);
+  CommLabel label = stamp.Label();
+  label.chunk = -1;  // of all ranks
+  SpanInfo info{.category = "wait", .name = "gather summaries"};
+  info.direction = label.direction;
+  info.layer = layer;
+  const Span span(info);
+  all->resize(floats * comm_.size());
+  absl::Status status =
+      comm_.AllGather(own.data(), floats * static_cast<int64_t>(sizeof(float)),
+                      all->data(), label);
+  for (int r = 0; r < comm_.size() && status.ok(); ++r) {
+    if (r == comm_.rank()) continue;
+    stamp.chunk = stamp.sender = r;
+    const float* theirs = all->data() + r * floats;
+    status = CheckSeal(stamp, comm_.rank(), theirs, size, theirs + size);
+  }
+  return status;
 }
 
 absl::Status PrefixPass::FoldStates(int64_t layer, const LayerRun& run,
                                     Tensor* state) {
   LinearCarry& mixer = this->mixer(layer);
-  const int64_t size = mixer.SummarySize(batch());
   const Carry zeros = Carry::Zeros(model_.carry_spec(layer), batch());
-  std::vector<float> own(size), all;
+  std::vector<float> own = SealedSummary(layer), all;
   // Nobody needs the last shard's.
   if (comm_.rank() != last_) mixer.Summarize(run, own.data());
   if (comm_.rank() == 0) {
@@ -118,27 +142,27 @@ absl::Status PrefixPass::FoldStates(int64_t layer, const LayerRun& run,
     mixer.Apply(own.data(), after);
     std::copy_n(after.f32(), after.size(), own.data());
   }
-  absl::Status status = Gather(layer, true, own, &all);
+  absl::Status status = Gather(layer, SealKind::kSummary, own, &all);
   if (!status.ok() || comm_.rank() == 0) return status;
+  CARRY_CHECK(state->defined());  // else it would start from zeros
   std::copy_n(all.data(), state->size(), state->f32());
   for (int r = 1; r < comm_.rank(); ++r) {
-    mixer.Apply(all.data() + r * size, *state);
+    mixer.Apply(all.data() + r * own.size(), *state);
   }
   return absl::OkStatus();
 }
 
 absl::Status PrefixPass::FoldGrads(int64_t layer, LayerRun& run) {
   LinearCarry& mixer = this->mixer(layer);
-  const int64_t size = mixer.SummarySize(batch());
-  std::vector<float> own(size), all;
+  std::vector<float> own = SealedSummary(layer), all;
   if (comm_.rank() != 0) mixer.SummarizeGrad(run, own.data());
-  absl::Status status = Gather(layer, false, own, &all);
+  absl::Status status = Gather(layer, SealKind::kSummaryGrad, own, &all);
   if (!status.ok() || comm_.rank() == last_) return status;
   const Tensor grad = Tensor::Empty(run.state_out.value().shape(), DType::kF32,
                                     MemoryPart::kCarries);
-  std::copy_n(all.data() + last_ * size, grad.size(), grad.f32());
+  std::copy_n(all.data() + last_ * own.size(), grad.size(), grad.f32());
   for (int r = last_ - 1; r > comm_.rank(); --r) {
-    mixer.Apply(all.data() + r * size, grad);
+    mixer.Apply(all.data() + r * own.size(), grad);
   }
   run.state_out.SetGrad(grad);
   return absl::OkStatus();
@@ -146,6 +170,10 @@ absl::Status PrefixPass::FoldGrads(int64_t layer, LayerRun& run) {
 
 absl::Status PrefixPass::RunLayer(int64_t layer, Tape& tape, bool first,
                                   const Hidden& in, Hidden* out) {
+  SpanInfo info{.category = "layer", .name = "layer", .direction = "forward"};
+  info.layer = layer;
+  info.chunk = comm_.rank();
+  const Span span(info);
   LinearCarry& mixer = this->mixer(layer);
   const CarrySpec& spec = model_.carry_spec(layer);
   const size_t halo_field = mixer.halo_field(),
@@ -155,7 +183,7 @@ absl::Status PrefixPass::RunLayer(int64_t layer, Tape& tape, bool first,
   const std::shared_ptr<LayerRun> run = mixer.Begin(tape, normed, data_->info);
 
   Carry& carry = carries_[layer];
-  const HaloExchange halos(comm_, spans_, request_.batch, layer,
+  const HaloExchange halos(comm_, spans_, request_.batch, pass_, layer,
                            spec[halo_field].shape);
   if (first) {
     if (comm_.rank() > 0) {
@@ -229,6 +257,7 @@ absl::Status PrefixPass::Forward() {
 absl::Status PrefixPass::Backward(std::vector<double>* nll) {
   Hidden above = std::exchange(top_, {});
   {
+    const Span span({.category = "pass", .name = "head"});
     Tape tape(true);
     tape.SetObserver(request_.options.observer);
     SumRows(model_.Loss(tape, above, data_->targets.data(),
@@ -247,6 +276,11 @@ absl::Status PrefixPass::Backward(std::vector<double>* nll) {
       status = RunLayer(l, r->tape, false, r->in, &r->out);
       if (!status.ok()) return status;
     }
+    SpanInfo info{
+        .category = "layer", .name = "layer", .direction = "backward"};
+    info.layer = l;
+    info.chunk = comm_.rank();
+    const Span span(info);
     inputs_[l] = {};
     r->out.residual.SetGrad(above.residual.grad());
     r->out.delta.SetGrad(above.delta.grad());
@@ -266,13 +300,13 @@ absl::Status PrefixPass::Backward(std::vector<double>* nll) {
 absl::Status PrefixPass::Attend() {
   std::vector<float> all;
   for (int64_t l = 0; l < model_.layers(); ++l) {
-    const std::vector<float> own(mixer(l).SummarySize(batch()));
-    absl::Status status = Gather(l, true, own, &all);
+    std::vector<float> own = SealedSummary(l);
+    absl::Status status = Gather(l, SealKind::kSummary, own, &all);
     if (!status.ok()) return status;
   }
   for (int64_t l = model_.layers() - 1; l >= 0; --l) {
-    const std::vector<float> own(mixer(l).SummarySize(batch()));
-    absl::Status status = Gather(l, false, own, &all);
+    std::vector<float> own = SealedSummary(l);
+    absl::Status status = Gather(l, SealKind::kSummaryGrad, own, &all);
     if (status.ok() && request_.options.layer_done) {
       status = request_.options.layer_done(l);
     }
@@ -285,23 +319,39 @@ absl::StatusOr<std::vector<Carry>> PrefixPass::Final() {
   if (!request_.want_final || last_ == 0) return std::move(final_);
   if (comm_.rank() != 0 && comm_.rank() != last_) return std::vector<Carry>();
   std::vector<std::unique_ptr<Transfer>> transfers;
+  std::vector<std::vector<float>> messages(model_.layers());
+  const auto stamp = [this](int64_t layer) {
+    return Stamp{SealKind::kFinalCarry, pass_, layer, last_, last_};
+  };
   for (int64_t l = 0; l < model_.layers(); ++l) {
-    const CommLabel label = {"final carry", l, -1, "forward"};
     const int tag = static_cast<int>(l);
+    const int64_t size = batch() * CarrySize(model_.carry_spec(l));
+    std::vector<float>& message = messages[l];
+    message.resize(size + kSealFloats);
+    const int64_t bytes = (size + kSealFloats) * 4;
     if (comm_.rank() == 0) {
-      final_[l] = Carry::Empty(model_.carry_spec(l), batch());
+      transfers.push_back(
+          comm_.Receive(message.data(), bytes, last_, tag, stamp(l).Label()));
+      continue;
     }
-    const Tensor& flat = final_[l].flat();
+    std::copy_n(final_[l].flat().f32(), size, message.data());
+    WriteSeal(stamp(l), message.data(), size, message.data() + size);
     transfers.push_back(
-        comm_.rank() == 0
-            ? comm_.Receive(flat.data(), flat.bytes(), last_, tag, label)
-            : comm_.Send(flat.data(), flat.bytes(), 0, tag, label));
+        comm_.Send(message.data(), bytes, 0, tag, stamp(l).Label()));
   }
   for (auto& transfer : transfers) {
     absl::Status status = transfer->Wait();
     if (!status.ok()) return status;
   }
   if (comm_.rank() != 0) return std::vector<Carry>();
+  for (int64_t l = 0; l < model_.layers(); ++l) {
+    final_[l] = Carry::Empty(model_.carry_spec(l), batch());
+    const int64_t size = final_[l].flat().size();
+    std::copy_n(messages[l].data(), size, final_[l].flat().f32());
+    absl::Status status = CheckSeal(stamp(l), 0, final_[l].flat().f32(), size,
+                                    messages[l].data() + size);
+    if (!status.ok()) return status;
+  }
   return std::move(final_);
 }
 
@@ -335,7 +385,8 @@ ChunkSpan PrefixShard(int64_t length, int ranks, int rank) {
 
 absl::StatusOr<PassOutcome> RunPrefixPass(LanguageModel& model,
                                           const PassRequest& request,
-                                          Communicator& sequence) {
+                                          Communicator& sequence,
+                                          uint32_t pass) {
   CARRY_CHECK(sequence.size() > 1 && request.batch.length > 0);
   for (int64_t l = 0; l < model.layers(); ++l) {
     if (model.mixer(l).linear_carry() == nullptr) {
@@ -344,7 +395,7 @@ absl::StatusOr<PassOutcome> RunPrefixPass(LanguageModel& model,
           "of a shard; set parallel.schedule to WAVEFRONT");
     }
   }
-  return PrefixPass(model, request, sequence).Run();
+  return PrefixPass(model, request, sequence, pass).Run();
 }
 
 }  // namespace carry

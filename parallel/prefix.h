@@ -14,7 +14,8 @@
 // (residual and delta, B T D) and carry in, and one layer's tape, or as many as
 // options.tape_memory_budget holds. Needs LinearCarry of every mixer.
 //
-// Messages: README.md. Every one has a label with the layer and direction.
+// Messages: README.md. Every one is sealed and has a label with the layer and
+// direction.
 #pragma once
 
 #include "framework/train/distribution.h"
@@ -27,11 +28,13 @@ namespace carry {
 ChunkSpan PrefixShard(int64_t length, int ranks, int rank);
 
 // Loss and gradients of this rank's shard of request.batch. Collective over
-// `sequence`, which has more than one rank. `nll` has a piece a rank;
+// `sequence`, which has more than one rank. `pass` is for the seals of messages
+// (parallel/seal.h) and the same on all ranks. `nll` has a piece a rank;
 // `initial` is read and `final` returned on rank 0. kInvalidArgument if a mixer
 // has no LinearCarry.
 absl::StatusOr<PassOutcome> RunPrefixPass(LanguageModel& model,
                                           const PassRequest& request,
-                                          Communicator& sequence);
+                                          Communicator& sequence,
+                                          uint32_t pass);
 
 }  // namespace carry

@@ -1,50 +1,35 @@
 #include "parallel/wavefront.h"
 
-#include <xxhash.h>
-
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/span.h"
 
 namespace carry {
 namespace {
 
-enum Direction : int32_t { kForward = 1, kBackward = 2, kFinal = 3 };
+// Tags are few: kMaxTag / 4 over the layers that a model may have.
+constexpr int64_t kMaxSlots = 64;
 
-// What the receiver checks.
-struct Seal {
-  uint64_t checksum;  // of the carry's bytes
-  int64_t chunk;
-  int32_t layer;
-  int32_t direction;
-  int64_t floats;
-};
-static_assert(sizeof(Seal) == 32);
-
-constexpr int64_t kSealFloats = sizeof(Seal) / sizeof(float);
-
-Seal MakeSeal(const float* data, int64_t floats, int64_t layer, int64_t chunk,
-              int32_t direction) {
-  Seal seal{};
-  seal.checksum = XXH3_64bits(data, floats * sizeof(float));
-  seal.chunk = chunk;
-  seal.layer = static_cast<int32_t>(layer);
-  seal.direction = direction;
-  seal.floats = floats;
-  return seal;
-}
-
-const char* Name(int32_t direction) {
-  return direction == kBackward ? "backward" : "forward";
-}
-
-// A tag a layer and direction: messages of one layer arrive in order of chunks.
-int Tag(int64_t layer, int32_t direction) {
-  return static_cast<int>(layer * 4 + direction);
+SpanInfo SpanOf(const char* category, const char* name, const Stamp& stamp,
+                int peer) {
+  SpanInfo info{.category = category, .name = name};
+  info.direction = stamp.Label().direction;
+  info.layer = stamp.layer;
+  info.chunk = stamp.chunk;
+  info.peer = peer;
+  return info;
 }
 
 }  // namespace
+
+int64_t PassesInFlight(int64_t passes, int64_t sequence, int64_t layers) {
+  // Backward takes two to three times as long as forward.
+  const int64_t enough = 1 + (4 * sequence + layers - 1) / layers;
+  return std::min({std::max<int64_t>(passes, 1), enough, kMaxSlots});
+}
 
 struct WavefrontExchange::Message {
   Tensor floats;  // the carry and its seal
@@ -52,81 +37,87 @@ struct WavefrontExchange::Message {
 };
 
 WavefrontExchange::WavefrontExchange(Communicator& sequence,
-                                     const LanguageModel& model, int64_t batch,
-                                     int64_t chunks, std::vector<Carry> initial)
+                                     const LanguageModel& model,
+                                     Options options)
     : sequence_(sequence),
       model_(model),
-      batch_(batch),
-      chunks_(chunks),
-      initial_(std::move(initial)),
+      options_(std::move(options)),
       final_(model.layers()),
       receiving_(model.layers()) {
-  CARRY_CHECK(sequence.size() > 1);
-  if (initial_.empty()) initial_.resize(model.layers());
+  CARRY_CHECK(sequence.size() > 1 && options_.slot < kMaxSlots);
+  if (options_.initial.empty()) options_.initial.resize(model.layers());
 }
 
 WavefrontExchange::~WavefrontExchange() = default;
 
-void WavefrontExchange::PostReceives(int64_t chunk, int from, bool forward) {
-  const int32_t direction = forward ? kForward : kBackward;
+int WavefrontExchange::Tag(int64_t layer, SealKind kind) const {
+  return static_cast<int>((options_.slot * model_.layers() + layer) * 4 +
+                          static_cast<int64_t>(kind));
+}
+
+std::unique_ptr<WavefrontExchange::Message> WavefrontExchange::StartReceive(
+    const Stamp& stamp) {
+  const int64_t floats =
+      options_.batch * CarrySize(model_.carry_spec(stamp.layer));
+  auto message = std::make_unique<Message>();
+  message->floats =
+      Tensor::Empty({floats + kSealFloats}, DType::kF32, MemoryPart::kCarries);
+  message->transfer = sequence_.Receive(
+      message->floats.data(), message->floats.bytes(), stamp.sender,
+      Tag(stamp.layer, stamp.kind), stamp.Label());
+  return message;
+}
+
+void WavefrontExchange::PostReceives(SealKind kind, int64_t chunk, int from) {
   for (int64_t l = 0; l < model_.layers(); ++l) {
-    const int64_t floats = batch_ * CarrySize(model_.carry_spec(l));
-    auto message = std::make_unique<Message>();
-    message->floats = Tensor::Empty({floats + kSealFloats}, DType::kF32,
-                                    MemoryPart::kCarries);
-    message->transfer = sequence_.Receive(
-        message->floats.data(), message->floats.bytes(), from,
-        Tag(l, direction), {"carry", l, chunk, Name(direction)});
-    receiving_[l] = std::move(message);
+    receiving_[l] = StartReceive(StampOf(kind, l, chunk, from));
   }
 }
 
-absl::StatusOr<Carry> WavefrontExchange::Receive(int64_t layer, int64_t chunk,
-                                                 int from, bool forward) {
-  const int32_t direction = forward ? kForward : kBackward;
+absl::StatusOr<Carry> WavefrontExchange::Receive(const Stamp& stamp) {
   // The first layer to run posts the receives of all.
-  if (layer == (forward ? 0 : model_.layers() - 1)) {
-    PostReceives(chunk, from, forward);
+  const bool forward = stamp.kind == SealKind::kCarry;
+  if (stamp.layer == (forward ? 0 : model_.layers() - 1)) {
+    PostReceives(stamp.kind, stamp.chunk, stamp.sender);
   }
-  const std::unique_ptr<Message> message = std::move(receiving_[layer]);
+  const std::unique_ptr<Message> message = std::move(receiving_[stamp.layer]);
   CARRY_CHECK(message != nullptr);
-  absl::Status status = message->transfer->Wait();
-  if (!status.ok()) return status;
-  const int64_t floats = message->floats.size() - kSealFloats;
-  Seal seal;
-  std::memcpy(&seal, message->floats.f32() + floats, sizeof(seal));
-  const Seal due =
-      MakeSeal(message->floats.f32(), floats, layer, chunk, direction);
-  if (std::memcmp(&seal, &due, sizeof(seal)) != 0) {
-    return absl::DataLossError(absl::StrCat(
-        "rank ", sequence_.rank(), ": the carry from rank ", from,
-        " for layer ", layer, ", chunk ", chunk, ", ", Name(direction),
-        " is not what that rank made (it is marked layer ", seal.layer,
-        ", chunk ", seal.chunk, ", ", Name(seal.direction),
-        seal.checksum == due.checksum ? "" : ", with another checksum",
-        "); the run stops here, its last checkpoint is good"));
+  return Take(stamp, *message);
+}
+
+absl::StatusOr<Carry> WavefrontExchange::Take(const Stamp& stamp,
+                                              Message& message) {
+  {
+    const Span span(SpanOf("wait", "wait for carry", stamp, stamp.sender));
+    absl::Status status = message.transfer->Wait();
+    if (!status.ok()) return status;
   }
-  const Carry carry = Carry::Empty(model_.carry_spec(layer), batch_);
-  std::memcpy(carry.flat().f32(), message->floats.f32(),
-              floats * sizeof(float));
+  const float* floats = message.floats.f32();
+  const Carry carry =
+      Carry::Empty(model_.carry_spec(stamp.layer), options_.batch);
+  const int64_t n = carry.flat().size();
+  std::memcpy(carry.flat().f32(), floats, n * sizeof(float));
+  absl::Status status =
+      CheckSeal(stamp, sequence_.rank(), carry.flat().f32(), n, floats + n);
+  if (!status.ok()) return status;
   return carry;
 }
 
-void WavefrontExchange::Send(int64_t layer, int64_t chunk, int to, bool forward,
-                             const Carry& carry) {
-  const int32_t direction = forward ? kForward : kBackward;
+void WavefrontExchange::Send(SealKind kind, int64_t layer, int64_t chunk,
+                             int to, const Carry& carry) {
+  // Sealed with the chunk that will use it.
+  const Stamp stamp = StampOf(kind, layer, chunk, sequence_.rank());
+  const Span span(SpanOf("message", "send carry", stamp, to));
   const int64_t floats = carry.flat().size();
   auto message = std::make_unique<Message>();
   message->floats =
       Tensor::Empty({floats + kSealFloats}, DType::kF32, MemoryPart::kCarries);
-  std::memcpy(message->floats.f32(), carry.flat().f32(),
-              floats * sizeof(float));
-  const Seal seal =
-      MakeSeal(carry.flat().f32(), floats, layer, chunk, direction);
-  std::memcpy(message->floats.f32() + floats, &seal, sizeof(seal));
-  message->transfer = sequence_.Send(
-      message->floats.data(), message->floats.bytes(), to,
-      Tag(layer, direction), {"carry", layer, chunk, Name(direction)});
+  float* out = message->floats.f32();
+  std::memcpy(out, carry.flat().f32(), floats * sizeof(float));
+  WriteSeal(stamp, out, floats, out + floats);
+  message->transfer =
+      sequence_.Send(message->floats.data(), message->floats.bytes(), to,
+                     Tag(layer, kind), stamp.Label());
   sending_.push_back(std::move(message));
   while (!sending_.empty() && sending_.front()->transfer->Done()) {
     sending_.pop_front();
@@ -135,67 +126,58 @@ void WavefrontExchange::Send(int64_t layer, int64_t chunk, int to, bool forward,
 
 absl::StatusOr<Carry> WavefrontExchange::Incoming(int64_t layer,
                                                   int64_t chunk) {
-  if (chunk == 0) return initial_[layer];
-  return Receive(layer, chunk, RankOf(chunk - 1), /*forward=*/true);
+  if (chunk == 0) return options_.initial[layer];
+  return Receive(StampOf(SealKind::kCarry, layer, chunk, RankOf(chunk - 1)));
 }
 
 absl::Status WavefrontExchange::Outgoing(int64_t layer, int64_t chunk,
                                          Carry carry) {
-  if (chunk + 1 == chunks_) {
+  if (chunk + 1 == options_.chunks) {
     final_[layer] = std::move(carry);
   } else {
-    // Sealed with the chunk that will use it.
-    Send(layer, chunk + 1, RankOf(chunk + 1), /*forward=*/true, carry);
+    Send(SealKind::kCarry, layer, chunk + 1, RankOf(chunk + 1), carry);
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<Carry> WavefrontExchange::IncomingGrad(int64_t layer,
                                                       int64_t chunk) {
-  if (chunk + 1 == chunks_) return Carry();
-  return Receive(layer, chunk, RankOf(chunk + 1), /*forward=*/false);
+  if (chunk + 1 == options_.chunks) return Carry();
+  return Receive(
+      StampOf(SealKind::kCarryGrad, layer, chunk, RankOf(chunk + 1)));
 }
 
 absl::Status WavefrontExchange::OutgoingGrad(int64_t layer, int64_t chunk,
                                              Carry grad) {
   CARRY_CHECK(chunk > 0);
-  Send(layer, chunk - 1, RankOf(chunk - 1), /*forward=*/false, grad);
+  Send(SealKind::kCarryGrad, layer, chunk - 1, RankOf(chunk - 1), grad);
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<Carry>> WavefrontExchange::Finish(bool want_final) {
+  const int owner = RankOf(options_.chunks - 1), me = sequence_.rank();
+  std::vector<Carry> final;
+  if (want_final && me == owner) {
+    if (owner == 0) {
+      final = std::move(final_);
+    } else {
+      for (int64_t l = 0; l < model_.layers(); ++l) {
+        Send(SealKind::kFinalCarry, l, options_.chunks - 1, 0, final_[l]);
+      }
+    }
+  } else if (want_final && me == 0) {
+    for (int64_t l = 0; l < model_.layers(); ++l) {
+      const Stamp stamp =
+          StampOf(SealKind::kFinalCarry, l, options_.chunks - 1, owner);
+      absl::StatusOr<Carry> carry = Take(stamp, *StartReceive(stamp));
+      if (!carry.ok()) return carry.status();
+      final.push_back(*std::move(carry));
+    }
+  }
   while (!sending_.empty()) {
     absl::Status status = sending_.front()->transfer->Wait();
     if (!status.ok()) return status;
     sending_.pop_front();
-  }
-  const int owner = RankOf(chunks_ - 1);
-  if (!want_final) return std::vector<Carry>();
-  if (owner == 0) {
-    return sequence_.rank() == 0 ? std::move(final_) : std::vector<Carry>();
-  }
-  std::vector<Carry> final;
-  if (sequence_.rank() == owner) {
-    for (int64_t l = 0; l < model_.layers(); ++l) {
-      const Tensor& flat = final_[l].flat();
-      absl::Status status =
-          sequence_
-              .Send(flat.data(), flat.bytes(), 0, Tag(l, kFinal),
-                    {"final carry", l, chunks_ - 1, "forward"})
-              ->Wait();
-      if (!status.ok()) return status;
-    }
-  } else if (sequence_.rank() == 0) {
-    for (int64_t l = 0; l < model_.layers(); ++l) {
-      final.push_back(Carry::Empty(model_.carry_spec(l), batch_));
-      const Tensor& flat = final[l].flat();
-      absl::Status status =
-          sequence_
-              .Receive(flat.data(), flat.bytes(), owner, Tag(l, kFinal),
-                       {"final carry", l, chunks_ - 1, "forward"})
-              ->Wait();
-      if (!status.ok()) return status;
-    }
   }
   return final;
 }

@@ -7,9 +7,9 @@
 // layer starts; sends never wait. Nothing is added up on the way, so forward
 // has the bits of one rank.
 //
-// A message is a layer's carry, B * CarrySize * 4 bytes, and a seal of 32 bytes
-// with its checksum, layer, chunk and direction. The receiver checks the seal:
-// what it uses is what its neighbour made, for this layer and chunk.
+// A message is a layer's carry, B * CarrySize * 4 bytes, and its seal
+// (parallel/seal.h). The receiver checks the seal: what it uses is what its
+// neighbour made, for this pass, layer and chunk.
 #pragma once
 
 #include <cstdint>
@@ -20,16 +20,30 @@
 #include "framework/nn/language_model.h"
 #include "framework/train/carry_exchange.h"
 #include "parallel/communicator.h"
+#include "parallel/seal.h"
 
 namespace carry {
 
+// How many of a step's `passes` run through the ranks interleaved, chunk by
+// chunk. One keeps S ranks busy only while S <= layers, and idle for about
+// S - 1 layers where forward turns into backward; so many as to hide both, and
+// no more, for each keeps its own carries at chunk edges.
+int64_t PassesInFlight(int64_t passes, int64_t sequence, int64_t layers);
+
 class WavefrontExchange : public CarryExchange {
  public:
-  // One pass over sequences of `batch` rows in `chunks` chunks. `sequence` has
-  // more than one rank and outlives the exchange, as does `model`. `initial`
-  // is for the rank of chunk 0. All ranks make exchanges in the same order.
+  struct Options {
+    int64_t batch = 0;           // rows
+    int64_t chunks = 0;          // of a sequence
+    int64_t slot = 0;            // among the passes in flight
+    uint32_t pass = 0;           // for the seals; the same on all ranks
+    std::vector<Carry> initial;  // on the rank of chunk 0; or empty: zeros
+  };
+  // One pass. `sequence` has more than one rank and outlives the exchange, as
+  // does `model`.
   WavefrontExchange(Communicator& sequence, const LanguageModel& model,
-                    int64_t batch, int64_t chunks, std::vector<Carry> initial);
+                    Options options);
+  ~WavefrontExchange() override;
 
   absl::StatusOr<Carry> Incoming(int64_t layer, int64_t chunk) override;
   absl::Status Outgoing(int64_t layer, int64_t chunk, Carry carry) override;
@@ -46,22 +60,26 @@ class WavefrontExchange : public CarryExchange {
   int RankOf(int64_t chunk) const {
     return static_cast<int>(chunk % sequence_.size());
   }
-  void PostReceives(int64_t chunk, int from, bool forward);
-  absl::StatusOr<Carry> Receive(int64_t layer, int64_t chunk, int from,
-                                bool forward);
-  void Send(int64_t layer, int64_t chunk, int to, bool forward,
+  // One a layer, direction and pass in flight: messages of one arrive in order
+  // of chunks.
+  int Tag(int64_t layer, SealKind kind) const;
+  Stamp StampOf(SealKind kind, int64_t layer, int64_t chunk, int sender) const {
+    return {kind, options_.pass, layer, chunk, sender};
+  }
+  std::unique_ptr<Message> StartReceive(const Stamp& stamp);
+  // Receives for the carry into `chunk`, or its gradient, for each layer.
+  void PostReceives(SealKind kind, int64_t chunk, int from);
+  absl::StatusOr<Carry> Receive(const Stamp& stamp);
+  absl::StatusOr<Carry> Take(const Stamp& stamp, Message& message);
+  void Send(SealKind kind, int64_t layer, int64_t chunk, int to,
             const Carry& carry);
 
   Communicator& sequence_;
   const LanguageModel& model_;
-  const int64_t batch_, chunks_;
-  std::vector<Carry> initial_;
+  Options options_;
   std::vector<Carry> final_;  // by layer, on the last chunk's rank
   std::vector<std::unique_ptr<Message>> receiving_;  // by layer
   std::deque<std::unique_ptr<Message>> sending_;
-
- public:
-  ~WavefrontExchange() override;
 };
 
 }  // namespace carry

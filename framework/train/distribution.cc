@@ -16,6 +16,17 @@ std::vector<double> ByRow(const std::vector<double>& nll,
   return by_row;
 }
 
+absl::StatusOr<std::vector<PassOutcome>> Distribution::RunPasses(
+    LanguageModel& model, const std::vector<PassRequest>& requests) {
+  std::vector<PassOutcome> outcomes;
+  for (const PassRequest& request : requests) {
+    absl::StatusOr<PassOutcome> outcome = RunPass(model, request);
+    if (!outcome.ok()) return outcome.status();
+    outcomes.push_back(*std::move(outcome));
+  }
+  return outcomes;
+}
+
 absl::StatusOr<PassOutcome> SingleRank::RunPass(LanguageModel& model,
                                                 const PassRequest& request) {
   const std::vector<ChunkSpan> spans =

@@ -17,7 +17,6 @@ namespace carry {
 // One pass over some sequences of a step.
 struct PassRequest {
   SequenceBatch batch;       // this rank's rows, all of their tokens
-  int64_t micro_batch = 0;   // counts passes within the step
   int64_t chunk_length = 0;  // 0: one chunk
   StreamedPassOptions options;
   // Carries into the first chunk, by layer, or empty: zeros. Only read by the
@@ -53,6 +52,10 @@ class Distribution {
   // All ranks of a row's sequence call it for the same passes in one order.
   virtual absl::StatusOr<PassOutcome> RunPass(LanguageModel& model,
                                               const PassRequest& request) = 0;
+  // Several passes of a step, in this order or interleaved; they differ in
+  // their rows alone. Only the last one's layer_done is called.
+  virtual absl::StatusOr<std::vector<PassOutcome>> RunPasses(
+      LanguageModel& model, const std::vector<PassRequest>& requests);
   // Sums over ranks in rank order, the same bits on each.
   virtual absl::Status Sum(std::vector<double>& values) = 0;
 
@@ -66,11 +69,11 @@ class Distribution {
   // Every rank's shards of the weights reach all ranks.
   virtual absl::Status GatherParameters(ParameterStore& store) = 0;
 
-  // `bytes` of rank 0 reach all.
-  virtual absl::Status Broadcast(std::string& bytes) = 0;
+  // `bytes` of rank 0 reach all. `what` they are is for errors; a literal.
+  virtual absl::Status Broadcast(const char* what, std::string& bytes) = 0;
   // The strings of all ranks, by rank, on every rank.
   virtual absl::StatusOr<std::vector<std::string>> Gather(
-      const std::string& bytes) = 0;
+      const char* what, const std::string& bytes) = 0;
   // kFailedPrecondition naming the odd rank if the ranks' texts differ. `what`
   // is what the text describes: "recipe", "data".
   virtual absl::Status CheckEqual(const std::string& what,
@@ -107,9 +110,11 @@ class SingleRank : public Distribution {
   absl::Status GatherParameters(ParameterStore&) override {
     return absl::OkStatus();
   }
-  absl::Status Broadcast(std::string&) override { return absl::OkStatus(); }
+  absl::Status Broadcast(const char*, std::string&) override {
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::vector<std::string>> Gather(
-      const std::string& bytes) override {
+      const char*, const std::string& bytes) override {
     return std::vector<std::string>{bytes};
   }
   absl::Status CheckEqual(const std::string&, const std::string&) override {

@@ -55,18 +55,24 @@ std::vector<Learner::MicroBatch> Learner::Cut(
   return micros;
 }
 
-absl::StatusOr<std::vector<double>> Learner::AddGradients(
-    const MicroBatch& micro, float weight, bool last,
+absl::StatusOr<std::vector<std::vector<double>>> Learner::AddGradients(
+    const std::vector<MicroBatch>& micros, float weight, bool reduce,
     const Tape::Observer& observer) {
-  PassRequest request;
-  request.batch = micro.batch;
-  request.micro_batch = micro.index;
-  request.chunk_length = recipe_.training().chunk_length();
-  request.options.loss_weight = weight;
-  request.options.tape_memory_budget = recipe_.training().tape_memory_budget();
-  request.options.observer = observer;
-  if (last) {
-    request.options.layer_done = [this](int64_t layer) {
+  std::vector<PassRequest> requests;
+  for (const MicroBatch& micro : micros) {
+    PassRequest request;
+    request.batch = micro.batch;
+    request.chunk_length = recipe_.training().chunk_length();
+    request.options.loss_weight = weight;
+    request.options.tape_memory_budget =
+        recipe_.training().tape_memory_budget();
+    request.options.observer = observer;
+    if (carried_ && !carries_.empty()) request.initial = carries_[micro.index];
+    request.want_final = carried_;
+    requests.push_back(std::move(request));
+  }
+  if (reduce && !requests.empty()) {
+    requests.back().options.layer_done = [this](int64_t layer) {
       ParameterStore& store = model_.parameters();
       if (layer == model_.layers() - 1) {
         // What lies above the layers was complete before them.
@@ -77,14 +83,17 @@ absl::StatusOr<std::vector<double>> Learner::AddGradients(
       return ranks_.StartReduce(store, LanguageModel::LayerBucket(layer));
     };
   }
-  if (carried_ && !carries_.empty()) request.initial = carries_[micro.index];
-  request.want_final = carried_;
-  absl::StatusOr<PassOutcome> outcome = ranks_.RunPass(model_, request);
-  if (!outcome.ok()) return outcome.status();
-  if (carried_ && !outcome->final.empty()) {
-    next_carries_.push_back(std::move(outcome->final));
+  absl::StatusOr<std::vector<PassOutcome>> outcomes =
+      ranks_.RunPasses(model_, requests);
+  if (!outcomes.ok()) return outcomes.status();
+  std::vector<std::vector<double>> nll;
+  for (PassOutcome& outcome : *outcomes) {
+    if (carried_ && !outcome.final.empty()) {
+      next_carries_.push_back(std::move(outcome.final));
+    }
+    nll.push_back(std::move(outcome.nll));
   }
-  return std::move(outcome->nll);
+  return nll;
 }
 
 absl::StatusOr<double> Learner::TotalNll(
@@ -120,17 +129,12 @@ absl::StatusOr<UpdateResult> Learner::Update(const SequenceBatch& batch,
   const std::vector<MicroBatch> micros = Cut(batch);
   model_.parameters().BeginGrads();
   next_carries_.clear();
-  std::vector<std::vector<double>> nll;
-  for (const MicroBatch& micro : micros) {
-    const bool last = &micro == &micros.back();
-    absl::StatusOr<std::vector<double>> pass =
-        AddGradients(micro, weight, last, nullptr);
-    if (!pass.ok()) return pass.status();
-    nll.push_back(*std::move(pass));
-  }
+  absl::StatusOr<std::vector<std::vector<double>>> nll =
+      AddGradients(micros, weight, /*reduce=*/true, nullptr);
+  if (!nll.ok()) return nll.status();
   absl::Status status = ranks_.FinishReduce(model_.parameters());
   if (!status.ok()) return status;
-  absl::StatusOr<double> total = TotalNll(nll, batch.length);
+  absl::StatusOr<double> total = TotalNll(*nll, batch.length);
   if (!total.ok()) return total.status();
   absl::StatusOr<double> norm = GlobalNorm();
   if (!norm.ok()) return norm.status();
@@ -177,8 +181,8 @@ absl::StatusOr<std::string> Learner::Diagnose(
       }
     };
     next_carries_.clear();
-    absl::StatusOr<std::vector<double>> pass =
-        AddGradients(micro, weight, /*last=*/false, observer);
+    absl::StatusOr<std::vector<std::vector<double>>> pass =
+        AddGradients({micro}, weight, /*reduce=*/false, observer);
     if (!pass.ok()) return pass.status();
   }
   for (const auto& p : model_.parameters().parameters()) {
@@ -187,7 +191,8 @@ absl::StatusOr<std::string> Learner::Diagnose(
       first = absl::StrCat("gradient of ", p->name());
     }
   }
-  absl::StatusOr<std::vector<std::string>> all = ranks_.Gather(first);
+  absl::StatusOr<std::vector<std::string>> all =
+      ranks_.Gather("search for what is not finite", first);
   if (!all.ok()) return all.status();
   for (size_t r = 0; r < all->size(); ++r) {
     if ((*all)[r].empty()) continue;

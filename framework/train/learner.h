@@ -59,9 +59,10 @@ class Learner {
     int64_t index;
   };
   std::vector<MicroBatch> Cut(const SequenceBatch& batch) const;
-  // Runs a pass; nll by chunk.
-  absl::StatusOr<std::vector<double>> AddGradients(
-      const MicroBatch& micro, float weight, bool last,
+  // Runs a pass a micro-batch; nll of each by chunk. `reduce`: gradients are
+  // complete with these.
+  absl::StatusOr<std::vector<std::vector<double>>> AddGradients(
+      const std::vector<MicroBatch>& micros, float weight, bool reduce,
       const Tape::Observer& observer);
   // The sum of nll over all ranks' passes, in an order that depends neither on
   // the mesh nor on who ran what.

@@ -19,6 +19,7 @@
 #include "framework/nn/weights.h"
 #include "framework/train/sliced_tensors.h"
 #include "framework/train/trainer.h"
+#include "kernels/span.h"
 
 namespace carry {
 namespace {
@@ -184,6 +185,7 @@ std::string Trainer::CommitOnRoot(const std::vector<std::string>& reports,
 // Rank 0 makes the folder and commits it; every rank writes its own files. An
 // error anywhere reaches all ranks, so that all go on or all stop.
 absl::StatusOr<std::string> Trainer::Save() {
+  const Span span({.category = "save", .name = "save"});
   std::optional<CheckpointWriter> writer;  // on rank 0
   std::string folder;  // or "!" and why it could not be made
   if (ranks_.rank() == 0) {
@@ -197,18 +199,18 @@ absl::StatusOr<std::string> Trainer::Save() {
       folder = absl::StrCat("!", created.status().message());
     }
   }
-  absl::Status status = ranks_.Broadcast(folder);
+  absl::Status status = ranks_.Broadcast("checkpoint folder", folder);
   if (!status.ok()) return status;
   if (absl::StartsWith(folder, "!")) {
     return absl::UnknownError(folder.substr(1));
   }
   const std::vector<Carry> carries = learner_->GetCarries();
-  absl::StatusOr<std::vector<std::string>> reports =
-      ranks_.Gather(WriteFiles(folder, TensorFiles(carries)));
+  absl::StatusOr<std::vector<std::string>> reports = ranks_.Gather(
+      "checkpoint files", WriteFiles(folder, TensorFiles(carries)));
   if (!reports.ok()) return reports.status();
   std::string outcome;
   if (ranks_.rank() == 0) outcome = CommitOnRoot(*reports, *writer);
-  status = ranks_.Broadcast(outcome);
+  status = ranks_.Broadcast("checkpoint commit", outcome);
   if (!status.ok()) return status;
   if (absl::StartsWith(outcome, "!")) {
     return absl::UnknownError(outcome.substr(1));

@@ -4,6 +4,9 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "kernels/span.h"
+
 namespace carry {
 
 ChunkData::ChunkData(const SequenceBatch& batch, const ChunkSpan& span) {
@@ -54,25 +57,43 @@ struct RecordedChunk {
   LanguageModel::Hidden hidden;  // after the last layer
 };
 
+SpanInfo LayerSpan(const char* direction, int64_t layer, int64_t chunk) {
+  SpanInfo info{.category = "layer", .name = "layer", .direction = direction};
+  info.layer = layer;
+  info.chunk = chunk;
+  return info;
+}
+
+SpanInfo ChunkSpanInfo(const char* name, const char* direction, int64_t chunk) {
+  SpanInfo info{.category = "pass", .name = name, .direction = direction};
+  info.chunk = chunk;
+  return info;
+}
+
 class Pass {
  public:
-  Pass(LanguageModel& model, const SequenceBatch& batch,
-       CarryExchange& exchange, const StreamedPassOptions& options)
-      : model_(model), batch_(batch), exchange_(exchange), options_(options) {}
+  Pass(LanguageModel& model, const StreamedPass& pass, size_t spans,
+       const StreamedPassOptions& options)
+      : model_(model),
+        batch_(pass.batch),
+        exchange_(*pass.exchange),
+        options_(options),
+        edges_(spans) {}
 
   // Forward without a tape; stores the carries in.
-  absl::Status Forward(const ChunkSpan& span, std::vector<Carry>* edge);
-  // Forward with a tape. `edge` == nullptr: first run, carries are exchanged;
-  // otherwise they are the stored ones.
-  // `last`: no other chunk of this pass runs backward after this one.
-  absl::Status Record(const ChunkSpan& span, const std::vector<Carry>* edge,
-                      bool last);
+  absl::Status Forward(int64_t i, const ChunkSpan& span);
+  // Forward with a tape. `first`: of two runs, carries are exchanged; otherwise
+  // they are the stored ones.
+  // `last`: no other chunk of this step runs backward after this one.
+  absl::Status Record(int64_t i, const ChunkSpan& span, bool first, bool last);
   // Loss and backward of the chunk recorded last. The head runs here, not in
   // Record: it adds to its gradient at once, and the order of these sums must
   // not depend on which tapes are kept.
-  absl::Status Backward(double* row_nll);
+  absl::Status Backward(const ChunkSpan& span, double* row_nll);
 
  private:
+  // The carry into a layer's first run.
+  absl::StatusOr<Carry> Incoming(int64_t layer, int64_t chunk);
   // A recorded layer: exchanges carries and their gradients around it.
   absl::Status RecordLayer(int64_t layer, int64_t chunk, RecordedChunk& r,
                            const Carry& in, bool send,
@@ -82,23 +103,36 @@ class Pass {
   const SequenceBatch& batch_;
   CarryExchange& exchange_;
   const StreamedPassOptions& options_;
+  std::vector<std::vector<Carry>> edges_;  // by span and layer
   std::vector<std::unique_ptr<RecordedChunk>> recorded_;
 };
 
-absl::Status Pass::Forward(const ChunkSpan& span, std::vector<Carry>* edge) {
+absl::StatusOr<Carry> Pass::Incoming(int64_t layer, int64_t chunk) {
+  absl::StatusOr<Carry> in = exchange_.Incoming(layer, chunk);
+  if (in.ok() && !in->defined() && chunk > 0) {
+    return absl::DataLossError(absl::StrCat(
+        "layer ", layer, ", chunk ", chunk,
+        ", forward would start from zeros in the middle of a sequence"));
+  }
+  return in;
+}
+
+absl::Status Pass::Forward(int64_t i, const ChunkSpan& span) {
+  const Span trace(ChunkSpanInfo("forward", "forward", span.index));
   const ChunkData data(batch_, span);
   Tape tape(false);
   tape.SetObserver(options_.observer);
   LanguageModel::Hidden hidden =
       model_.Embed(tape, data.tokens.data(), data.info);
   for (int64_t l = 0; l < model_.layers(); ++l) {
-    absl::StatusOr<Carry> in = exchange_.Incoming(l, span.index);
+    const Span layer(LayerSpan("forward", l, span.index));
+    absl::StatusOr<Carry> in = Incoming(l, span.index);
     if (!in.ok()) return in.status();
     const Carry out = Carry::Empty(model_.carry_spec(l), batch_.batch);
     CarryVars carry_out;
     hidden = model_.Layer(tape, l, hidden, data.info, ToVars(*in, false), out,
                           &carry_out);
-    edge->push_back(*std::move(in));
+    edges_[i].push_back(*std::move(in));
     absl::Status sent = exchange_.Outgoing(l, span.index, out);
     if (!sent.ok()) return sent;
   }
@@ -108,12 +142,18 @@ absl::Status Pass::Forward(const ChunkSpan& span, std::vector<Carry>* edge) {
 absl::Status Pass::RecordLayer(int64_t layer, int64_t chunk, RecordedChunk& r,
                                const Carry& in, bool send,
                                LanguageModel::Hidden* hidden) {
+  const Span span(LayerSpan("forward", layer, chunk));
   const bool needs_grad = in.defined() && exchange_.NeedsGrad(chunk);
   const CarrySpec& spec = model_.carry_spec(layer);
   const CarryVars carry_in = ToVars(in, needs_grad);
   CarryExchange* exchange = &exchange_;
   // The buffer of the gradient of the carry in, made when backward gets here.
   auto din = std::make_shared<Carry>();
+  // Backward of the layer is from the closure recorded last to this one.
+  r.tape.Record([]() {
+    if (GetSpanObserver() != nullptr) GetSpanObserver()->End();
+    return absl::OkStatus();
+  });
   if (needs_grad) {
     r.tape.Record([=]() {
       for (size_t i = 0; i < carry_in.size(); ++i) {
@@ -127,6 +167,9 @@ absl::Status Pass::RecordLayer(int64_t layer, int64_t chunk, RecordedChunk& r,
   *hidden = model_.Layer(r.tape, layer, *hidden, r.data.info, carry_in, out,
                          &carry_out);
   r.tape.Record([=, &spec]() mutable {
+    if (GetSpanObserver() != nullptr) {
+      GetSpanObserver()->Begin(LayerSpan("backward", layer, chunk));
+    }
     if (needs_grad) {
       *din = Carry::Empty(spec, out.field(0).dim(0));
       for (size_t i = 0; i < carry_in.size(); ++i) {
@@ -143,38 +186,44 @@ absl::Status Pass::RecordLayer(int64_t layer, int64_t chunk, RecordedChunk& r,
   return send ? exchange_.Outgoing(layer, chunk, out) : absl::OkStatus();
 }
 
-absl::Status Pass::Record(const ChunkSpan& span, const std::vector<Carry>* edge,
+absl::Status Pass::Record(int64_t i, const ChunkSpan& span, bool first,
                           bool last) {
+  const Span trace(ChunkSpanInfo(first ? "forward with tape" : "second forward",
+                                 "forward", span.index));
   recorded_.push_back(std::make_unique<RecordedChunk>(ChunkData(batch_, span)));
   RecordedChunk& r = *recorded_.back();
   r.tape.SetObserver(options_.observer);
   r.hidden = model_.Embed(r.tape, r.data.tokens.data(), r.data.info);
   for (int64_t l = 0; l < model_.layers(); ++l) {
     Carry in;
-    if (edge != nullptr) {
-      in = (*edge)[l];
-    } else {
-      absl::StatusOr<Carry> received = exchange_.Incoming(l, span.index);
+    if (first) {
+      absl::StatusOr<Carry> received = Incoming(l, span.index);
       if (!received.ok()) return received.status();
       in = *std::move(received);
+    } else {
+      in = std::move(edges_[i][l]);
     }
     if (last && options_.layer_done) {
       r.tape.Record([this, l]() { return options_.layer_done(l); });
     }
-    absl::Status status =
-        RecordLayer(l, span.index, r, in, edge == nullptr, &r.hidden);
+    absl::Status status = RecordLayer(l, span.index, r, in, first, &r.hidden);
     if (!status.ok()) return status;
   }
+  edges_[i].clear();
   return absl::OkStatus();
 }
 
-absl::Status Pass::Backward(double* row_nll) {
+absl::Status Pass::Backward(const ChunkSpan& span, double* row_nll) {
+  const Span trace(ChunkSpanInfo("backward", "backward", span.index));
   CARRY_CHECK(!recorded_.empty());
   const std::unique_ptr<RecordedChunk> r = std::move(recorded_.back());
   recorded_.pop_back();
-  SumRows(model_.Loss(r->tape, r->hidden, r->data.targets.data(),
-                      options_.loss_weight),
-          batch_.batch, row_nll);
+  {
+    const Span head(ChunkSpanInfo("head", "", span.index));
+    SumRows(model_.Loss(r->tape, r->hidden, r->data.targets.data(),
+                        options_.loss_weight),
+            batch_.batch, row_nll);
+  }
   r->hidden = {};
   return r->tape.RunBackward();
 }
@@ -197,33 +246,91 @@ int64_t KeptTapes(const LanguageModel& model, int64_t batch,
   return std::max<int64_t>(1, tape_memory_budget / std::max<int64_t>(bytes, 1));
 }
 
+std::vector<StreamStep> StreamOrder(int64_t spans, int64_t passes,
+                                    int64_t tapes) {
+  std::vector<StreamStep> order;
+  if (spans == 0 || passes == 0) return order;
+  // Whole rounds of the newest spans whose tapes all fit, or, of the newest
+  // span alone, so many passes at a time.
+  const int64_t rounds = std::min(spans, tapes / passes);
+  const int64_t first_kept = spans - std::max<int64_t>(rounds, 1);
+  for (int64_t i = 0; i < first_kept; ++i) {
+    for (int64_t m = 0; m < passes; ++m) {
+      order.push_back({StreamStep::kForward, m, i});
+    }
+  }
+  if (rounds > 0) {
+    for (int64_t i = first_kept; i < spans; ++i) {
+      for (int64_t m = 0; m < passes; ++m) {
+        order.push_back({StreamStep::kRecord, m, i});
+      }
+    }
+  }
+  for (int64_t i = spans - 1; i >= 0; --i) {
+    const bool window = rounds == 0 && i == first_kept;
+    for (int64_t m = 0; window && m < tapes; ++m) {
+      order.push_back({StreamStep::kRecord, m, i});
+    }
+    for (int64_t m = 0; m < passes; ++m) {
+      if (i < first_kept) order.push_back({StreamStep::kRerun, m, i});
+      order.push_back({StreamStep::kBackward, m, i});
+      if (window && m + tapes < passes) {
+        order.push_back({StreamStep::kRecord, m + tapes, i});
+      }
+    }
+  }
+  return order;
+}
+
+absl::StatusOr<std::vector<std::vector<double>>> RunStreamedPasses(
+    LanguageModel& model, const std::vector<StreamedPass>& passes,
+    const std::vector<ChunkSpan>& spans, int64_t tapes,
+    const StreamedPassOptions& options) {
+  const auto n = static_cast<int64_t>(spans.size());
+  const auto m = static_cast<int64_t>(passes.size());
+  std::vector<std::vector<double>> nll;
+  std::vector<std::unique_ptr<Pass>> running;
+  for (const StreamedPass& pass : passes) {
+    nll.emplace_back(n * pass.batch.batch);
+    running.push_back(std::make_unique<Pass>(model, pass, n, options));
+  }
+  if (n == 0 || m == 0) return nll;
+  for (const StreamStep& step : StreamOrder(n, m, tapes)) {
+    const ChunkSpan& span = spans[step.span];
+    Pass& pass = *running[step.pass];
+    const bool last = step.span == 0 && step.pass == m - 1;
+    absl::Status status;
+    switch (step.kind) {
+      case StreamStep::kForward:
+        status = pass.Forward(step.span, span);
+        break;
+      case StreamStep::kRecord:
+      case StreamStep::kRerun:
+        status = pass.Record(step.span, span, step.kind == StreamStep::kRecord,
+                             last);
+        break;
+      case StreamStep::kBackward:
+        status =
+            pass.Backward(span, nll[step.pass].data() +
+                                    step.span * passes[step.pass].batch.batch);
+        break;
+    }
+    if (!status.ok()) return status;
+  }
+  return nll;
+}
+
 absl::StatusOr<std::vector<double>> RunStreamedPass(
     LanguageModel& model, const SequenceBatch& batch,
     const std::vector<ChunkSpan>& spans, CarryExchange& exchange,
     const StreamedPassOptions& options) {
-  Pass pass(model, batch, exchange, options);
-  const int64_t n = static_cast<int64_t>(spans.size());
-  std::vector<double> nll(n * batch.batch);
-  if (n == 0) return nll;
-  const int64_t longest = spans[0].end - spans[0].begin;
-  const int64_t kept = std::min(
-      n, KeptTapes(model, batch.batch, longest, options.tape_memory_budget));
-  std::vector<std::vector<Carry>> edges(n);
-  for (int64_t i = 0; i < n; ++i) {
-    absl::Status status = i < n - kept ? pass.Forward(spans[i], &edges[i])
-                                       : pass.Record(spans[i], nullptr, i == 0);
-    if (!status.ok()) return status;
-  }
-  for (int64_t i = n - 1; i >= 0; --i) {
-    if (i < n - kept) {
-      absl::Status status = pass.Record(spans[i], &edges[i], i == 0);
-      if (!status.ok()) return status;
-      edges[i].clear();
-    }
-    absl::Status status = pass.Backward(nll.data() + i * batch.batch);
-    if (!status.ok()) return status;
-  }
-  return nll;
+  const int64_t longest = spans.empty() ? 0 : spans[0].end - spans[0].begin;
+  absl::StatusOr<std::vector<std::vector<double>>> nll = RunStreamedPasses(
+      model, {{batch, &exchange}}, spans,
+      KeptTapes(model, batch.batch, longest, options.tape_memory_budget),
+      options);
+  if (!nll.ok()) return nll.status();
+  return std::move((*nll)[0]);
 }
 
 LanguageModel::Hidden ForwardTokens(LanguageModel& model, const int32_t* tokens,

@@ -13,6 +13,10 @@
 // This is the full gradient of the whole sequence, not truncated
 // back-propagation. Memory: one chunk's tape (or the budget), plus the edge
 // carries, chunks * layers * B * CarrySize * 4 bytes.
+//
+// Several batches may go through together, chunk by chunk in turn, so that a
+// rank has one to work on while another waits for its neighbours; each keeps
+// its own edge carries, the tapes are shared.
 #pragma once
 
 #include <cstdint>
@@ -74,7 +78,39 @@ absl::StatusOr<std::vector<double>> RunStreamedPass(
     const std::vector<ChunkSpan>& spans, CarryExchange& exchange,
     const StreamedPassOptions& options);
 
+struct StreamedPass {
+  SequenceBatch batch;
+  CarryExchange* exchange;
+};
+// The same for several batches of equal length at once; sums by pass.
+// `layer_done` is called in the last backward of all. Ranks that share the
+// sequences must pass the same `tapes` (StreamOrder): one that had more would
+// wait for passes that its neighbour starts only after its backward.
+absl::StatusOr<std::vector<std::vector<double>>> RunStreamedPasses(
+    LanguageModel& model, const std::vector<StreamedPass>& passes,
+    const std::vector<ChunkSpan>& spans, int64_t tapes,
+    const StreamedPassOptions& options);
+
+// What a rank does, one after the other, with each span of each pass.
+struct StreamStep {
+  enum Kind {
+    kForward,   // first run, no tape
+    kRecord,    // first run, with a tape
+    kRerun,     // second run, with a tape
+    kBackward,  // from the tape
+  };
+  Kind kind;
+  int64_t pass, span;
+  bool operator==(const StreamStep&) const = default;
+};
+// At most `tapes` >= 1 chunks hold a tape at any time. Backward is in one
+// order, whatever `tapes` is: from the last span to the first, and for each
+// span from the first pass to the last.
+std::vector<StreamStep> StreamOrder(int64_t spans, int64_t passes,
+                                    int64_t tapes);
+
 // Newest chunks that keep their tapes under the budget; at least 1.
+// `chunk_length` is that of a whole chunk.
 int64_t KeptTapes(const LanguageModel& model, int64_t batch,
                   int64_t chunk_length, int64_t tape_memory_budget);
 

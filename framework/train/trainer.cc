@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "framework/io/checkpoint_folder.h"
+#include "kernels/span.h"
 
 namespace carry {
 
@@ -60,15 +61,19 @@ absl::Status Trainer::Open() {
 
 absl::StatusOr<StepReport> Trainer::Step() {
   CARRY_CHECK(!done());
+  const Span span({.category = "step", .name = "step"});
   const config::Training& training = recipe_.training();
   const int64_t length = training.sequence_length();
   const Range rows = ranks_.Rows(training.batch_size());
   const int64_t size = rows.size() * length;
   std::vector<int32_t> tokens(size), targets(size);
   std::vector<uint8_t> document_start(size);
-  batches_->Fill(
-      step_, rows.begin, rows.size(), 0, length,
-      {tokens.data(), targets.data(), document_start.data(), length});
+  {
+    const Span data({.category = "data", .name = "read data"});
+    batches_->Fill(
+        step_, rows.begin, rows.size(), 0, length,
+        {tokens.data(), targets.data(), document_start.data(), length});
+  }
   SequenceBatch view;
   view.batch = rows.size();
   view.length = view.stride = length;
@@ -93,6 +98,7 @@ absl::StatusOr<StepReport> Trainer::Step() {
 
 absl::StatusOr<CorpusEval> Trainer::Evaluate(
     const std::function<bool(int64_t tokens)>& keep_going) {
+  const Span span({.category = "evaluation", .name = "evaluate"});
   if (data_.held_out == nullptr) {
     return absl::FailedPreconditionError(
         "no data is held out; set data.eval or data.holdout_fraction");

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <utility>
+#include <vector>
 
 #include "framework/memory.h"
 #include "gtest/gtest.h"
@@ -258,6 +260,57 @@ TEST(StreamedPass, FiniteDifferences) {
     EXPECT_NEAR(measured, slope,
                 2e-2 * std::abs(slope) + 2e-2 * std::sqrt(norm))
         << p->name();
+  }
+}
+
+// Every span of every pass runs forward once and backward once, in the order
+// that ranks rely on, within the tapes allowed; nothing is run twice that could
+// have kept its tape.
+TEST(StreamOrder, IsCompleteAndWithinItsTapes) {
+  for (int64_t spans = 0; spans <= 5; ++spans) {
+    for (int64_t passes = 1; passes <= 4; ++passes) {
+      std::vector<std::pair<int64_t, int64_t>> backward_of_one_tape;
+      for (int64_t tapes = 1; tapes <= 13; ++tapes) {
+        SCOPED_TRACE(testing::Message() << spans << " spans, " << passes
+                                        << " passes, " << tapes << " tapes");
+        std::map<std::pair<int64_t, int64_t>, int> first, taped;
+        std::vector<std::pair<int64_t, int64_t>> backward;
+        int64_t held = 0, reruns = 0;
+        for (const StreamStep& step : StreamOrder(spans, passes, tapes)) {
+          const std::pair<int64_t, int64_t> which(step.span, step.pass);
+          switch (step.kind) {
+            case StreamStep::kForward:
+            case StreamStep::kRecord:
+              EXPECT_EQ(first[which]++, 0);
+              // Carries come from the span before.
+              if (step.span > 0) {
+                EXPECT_EQ((first[{step.span - 1, step.pass}]), 1);
+              }
+              break;
+            case StreamStep::kRerun:
+              EXPECT_EQ(first[which], 1);
+              ++reruns;
+              break;
+            case StreamStep::kBackward:
+              EXPECT_EQ(taped[which]--, 1);
+              --held;
+              backward.push_back(which);
+              continue;
+          }
+          if (step.kind == StreamStep::kForward) continue;
+          EXPECT_EQ(taped[which]++, 0);
+          EXPECT_LE(++held, tapes);
+        }
+        EXPECT_EQ(held, 0);
+        EXPECT_EQ(static_cast<int64_t>(backward.size()), spans * passes);
+        if (spans > 0) {
+          EXPECT_EQ(reruns, passes * (spans - std::clamp<int64_t>(
+                                                  tapes / passes, 1, spans)));
+        }
+        if (tapes == 1) backward_of_one_tape = backward;
+        EXPECT_EQ(backward, backward_of_one_tape);
+      }
+    }
   }
 }
 

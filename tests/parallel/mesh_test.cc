@@ -8,9 +8,11 @@
 
 #include "framework/train/learner.h"
 #include "gtest/gtest.h"
+#include "parallel/seal.h"
 #include "recipes/rules.h"
 #include "tests/framework/tiny_model.h"
 #include "tests/parallel/run_ranks.h"
+#include "tests/parallel/watched_communicator.h"
 
 namespace carry {
 namespace {
@@ -248,6 +250,23 @@ TEST_P(Schedules, DataAndSequence) {
               .carried = true});
 }
 
+// Several micro-batches run through the ranks together, also where there are
+// more ranks than layers (3) or than chunks.
+TEST_P(Schedules, SeveralPasses) {
+  for (int s : {2, 3, 5, 8}) {
+    for (int64_t budget : {0, 40000, 1 << 30}) {
+      Expect(Case{
+          .sequence = s, .batch = 7, .micro = 1, .tape_memory_budget = budget});
+    }
+    Expect(Case{.sequence = s,
+                .batch = 5,
+                .micro = 2,
+                .mean_document = 0,
+                .carried = true});
+  }
+  Expect(Case{.data = 2, .sequence = 4, .batch = 5, .micro = 1});
+}
+
 TEST(Mesh, Data) {
   ExpectSame(Case{.data = 2, .batch = 4});
   ExpectSame(Case{.data = 3, .batch = 2});  // a rank without rows
@@ -313,17 +332,131 @@ TEST(Wavefront, CarryBytesAreWhatTheDesignSays) {
 
 TEST(Prefix, CarryBytesAreWhatTheDesignSays) {
   // A layer, in each direction: a summary of B E (N + 1) 4 from each rank to
-  // each other, and a halo of B E (K - 1) 4 across each edge.
+  // each other, and a halo of B E (K - 1) 4 across each edge, all sealed.
   for (double s : {2, 3}) {
     const Case c{.sequence = static_cast<int>(s),
                  .batch = 2,
                  .length = 40,
                  .steps = 1,
                  .prefix = true};
-    EXPECT_EQ(CarryBytes(c), 2 * kLayers *
-                                 (s * (s - 1) * 2 * kInner * (kStates + 1) * 4 +
-                                  (s - 1) * 2 * kInner * (kTaps - 1) * 4));
+    EXPECT_EQ(CarryBytes(c),
+              2 * kLayers *
+                  (s * (s - 1) * (2 * kInner * (kStates + 1) * 4 + 32) +
+                   (s - 1) * (2 * kInner * (kTaps - 1) * 4 + 32)));
   }
+}
+
+// The audit: harm is found by the rank that it reaches, and named.
+struct Harm {
+  const char* name;
+  bool prefix;
+  const char* operation;
+  const char* direction;
+  const char* error;
+};
+
+class Audit : public ::testing::TestWithParam<Harm> {
+ protected:
+  // Trains on 2 ranks where rank 1 `received` what it watches; its error.
+  static std::string Train(
+      const Harm& harm,
+      const std::function<void(void* data, int64_t bytes)>& received) {
+    const Case c{
+        .sequence = 2, .length = 40, .chunk = 10, .prefix = harm.prefix};
+    std::mutex mutex;
+    std::string error;
+    RunRanks(
+        2,
+        [&](std::unique_ptr<Communicator> comm) {
+          const int me = comm->rank();
+          auto watcher = std::make_shared<MessageWatcher>();
+          const int victim = std::string(harm.direction) == "forward" ? 1 : 0;
+          if (me == victim) {
+            watcher->received = [&, n = 0](const CommLabel& label, int,
+                                           void* data, int64_t bytes) mutable {
+              if (std::string(harm.operation) == label.operation &&
+                  std::string(harm.direction) == label.direction && ++n > 2) {
+                received(data, bytes);
+              }
+            };
+          }
+          auto mesh = Mesh::Create(
+              std::make_unique<WatchedCommunicator>(std::move(comm), watcher),
+              MakeRecipe(c).parallel());
+          ASSERT_TRUE(mesh.ok());
+          Learner learner(MakeRecipe(c), **mesh);
+          const TinyBatch batch(c.batch, c.length, 37, c.mean_document);
+          for (int step = 0; step < 2; ++step) {
+            absl::StatusOr<UpdateResult> result =
+                learner.Update(batch.view, batch.count, step);
+            if (result.ok()) continue;
+            std::lock_guard<std::mutex> lock(mutex);
+            if (me == victim) error = std::string(result.status().message());
+            return;
+          }
+        },
+        1);
+    return error;
+  }
+};
+
+const Harm kHarms[] = {
+    Harm{"Carry", false, "carry", "forward",
+         "rank 1: what came from rank 0 as carry, layer 2, chunk 1, "
+         "forward"},
+    Harm{"CarryGradient", false, "carry", "backward",
+         "rank 0: what came from rank 1 as carry, layer 0, chunk 2, "
+         "backward"},
+    Harm{"Halo", true, "halo", "forward",
+         "rank 1: what came from rank 0 as halo, layer 2, chunk 0, "
+         "forward"},
+    Harm{"HaloGradient", true, "halo gradient", "backward",
+         "rank 0: what came from rank 1 as halo gradient, layer 0, chunk "
+         "1, backward"},
+    Harm{"Summary", true, "summary", "forward",
+         "rank 1: what came from rank 0 as summary, layer 2, chunk 0, "
+         "forward"},
+    Harm{"GradientSummary", true, "gradient summary", "backward",
+         "rank 0: what came from rank 1 as gradient summary, layer 0, "
+         "chunk 1, backward"},
+};
+INSTANTIATE_TEST_SUITE_P(Mesh, Audit, ::testing::ValuesIn(kHarms),
+                         [](const auto& info) { return info.param.name; });
+// A waiting rank takes its time: what is the same for all is tried on two.
+class AuditOfStates : public Audit {};
+INSTANTIATE_TEST_SUITE_P(Mesh, AuditOfStates,
+                         ::testing::Values(kHarms[0], kHarms[4]),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(Audit, AChangedNumberIsFound) {
+  const std::string error = Train(GetParam(), [](void* data, int64_t) {
+    static_cast<float*>(data)[5] += 1e-3f;
+  });
+  EXPECT_NE(error.find(GetParam().error), std::string::npos) << error;
+  EXPECT_NE(error.find("another checksum"), std::string::npos) << error;
+}
+
+// As where a rank starts from nothing.
+TEST_P(AuditOfStates, ZerosAreFound) {
+  const std::string error = Train(GetParam(), [](void* data, int64_t bytes) {
+    std::fill_n(static_cast<char*>(data), bytes - kSealBytes, 0);
+  });
+  EXPECT_NE(error.find(GetParam().error), std::string::npos) << error;
+}
+
+// A message that was right once: that of the layer before.
+TEST_P(AuditOfStates, AnotherMessageIsFound) {
+  std::vector<char> kept;
+  const std::string error = Train(GetParam(), [&](void* data, int64_t bytes) {
+    char* const at = static_cast<char*>(data);
+    std::vector<char> now(at, at + bytes);
+    if (static_cast<int64_t>(kept.size()) == bytes) {
+      std::copy(kept.begin(), kept.end(), at);
+    }
+    kept = std::move(now);
+  });
+  EXPECT_NE(error.find("it is marked"), std::string::npos) << error;
+  EXPECT_EQ(error.find("another checksum"), std::string::npos) << error;
 }
 
 TEST(Mesh, RefusesAWorldOfAnotherSize) {
