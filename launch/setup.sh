@@ -14,6 +14,7 @@ packages=(
   libdnnl-dev          # oneDNN: matrix products
   libgtest-dev libgmock-dev
   libhwy-dev           # Highway: SIMD
+  libopenmpi-dev openmpi-bin  # several ranks
   libprotobuf-dev protobuf-compiler
   libsentencepiece-dev
   libxxhash-dev        # checksums
