@@ -2,8 +2,10 @@
 #include <link.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <map>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -41,6 +43,37 @@ bool SharedProtobufIsLoaded() {
              nullptr) != 0;
 }
 
+struct Plugin {
+  void* handle = nullptr;
+  std::string error;
+};
+
+// Looks beside the program, where the build put it, and where the system has
+// its libraries. Not by a run path: under a sanitizer dlopen is called from the
+// sanitizer's library, to which the program's run path means nothing.
+Plugin OpenPlugin() {
+  std::error_code ignored;
+  const std::string folder =
+      std::filesystem::read_symlink("/proc/self/exe", ignored)
+          .parent_path()
+          .string();
+  Plugin plugin;
+  for (const std::string& path :
+       {JoinPath(folder, kPlugin), std::string(CARRY_SENTENCEPIECE_PLUGIN),
+        std::string(kPlugin)}) {
+    // RTLD_LOCAL keeps its symbols, a second Protocol Buffers among them, from
+    // the rest of the program.
+    plugin.handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (plugin.handle != nullptr) return plugin;
+    // The plug-in is there, but lacks something: that is the error to show.
+    const char* error = dlerror();
+    if (plugin.error.empty() || PathExists(path)) {
+      plugin.error = error == nullptr ? path : error;
+    }
+  }
+  return plugin;
+}
+
 absl::StatusOr<const SentencePieceApi*> LoadPlugin() {
   if (SharedProtobufIsLoaded()) {
     return absl::UnavailableError(
@@ -48,18 +81,15 @@ absl::StatusOr<const SentencePieceApi*> LoadPlugin() {
         "with which it cannot share a process; link Protocol Buffers "
         "statically (target carry_protobuf), or use byte tokens");
   }
-  // RTLD_LOCAL keeps its symbols, a second Protocol Buffers among them, from
-  // the rest of the program.
-  static void* const plugin = dlopen(kPlugin, RTLD_NOW | RTLD_LOCAL);
-  if (plugin == nullptr) {
-    const char* error = dlerror();
+  static const Plugin plugin = OpenPlugin();
+  if (plugin.handle == nullptr) {
     return absl::UnavailableError(absl::StrCat(
-        "cannot load SentencePiece: ", error == nullptr ? kPlugin : error,
+        "cannot load SentencePiece: ", plugin.error,
         "; install libsentencepiece0 and keep ", kPlugin,
-        " where the build put it, or use byte tokens"));
+        " where the build put it or beside the program, or use byte tokens"));
   }
   const auto api = reinterpret_cast<decltype(&CarrySentencePieceApi)>(
-      dlsym(plugin, "CarrySentencePieceApi"));
+      dlsym(plugin.handle, "CarrySentencePieceApi"));
   CARRY_CHECK(api != nullptr);
   return api();
 }
