@@ -105,7 +105,8 @@ constexpr int64_t kChunk = 1 << 14;  // Floats of a task.
 
 float* Half(int which) {
   static float* const begin = [] {
-    float* p = (new BenchMemory(2 * kFloats))->data();
+    static const BenchMemory memory(2 * kFloats);
+    float* p = memory.data();
     std::fill_n(p, 2 * kFloats, 0.01f);  // Pages exist once they are written.
     return p;
   }();
@@ -181,8 +182,8 @@ double WriteBandwidth(bool stream) {
 double MatMulGflops(DType dtype) {
   // 8.6 GFLOP in fp32, four times that in bf16, some 10 ms on either unit.
   const int64_t n = dtype == DType::kF32 ? 1024 : 1536;
-  static auto* memory = new BenchMemory(4 * 1536 * 1536);
-  float* p = memory->data();
+  static const BenchMemory memory(4 * 1536 * 1536);
+  float* p = memory.data();
   const int64_t size = 1536 * 1536;
   const ConstMatView w = {p, DType::kF32, n, n, n};
   const PackedWeight packed(w, true, dtype, n);
