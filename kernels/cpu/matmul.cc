@@ -214,11 +214,10 @@ class Product {
   bool usable() const { return usable_; }
   bool reference() const { return reference_; }
 
-  // b.data == nullptr: B of the last Run, which must be the last of all.
   void Run(const ConstMatView& a, const ConstMatView& b, const float* bias,
            void* c, dnnl::stream& stream) {
     a_.Bind(a, stream);
-    if (b.data != nullptr) b_.Bind(b, stream);
+    b_.Bind(b, stream);
     c_.set_data_handle(c);
     if (bias != nullptr) bias_.set_data_handle(const_cast<float*>(bias));
     primitive_.execute(stream, args_);
@@ -255,19 +254,9 @@ bool RepackPays(const MatMulArgs& args) {
          args.c.rows >= kLarge && args.c.cols >= kLarge;
 }
 
-// In bf16 the transposed dy too, by 15 to 25%, if the copy is still in L2 when
-// it is read: all of it if small, else by panels of C if these are not too many
-// for the K they have.
-constexpr int64_t kPanelRows = 512;
-
-bool PanelsPay(const MatMulArgs& args) {
-  return RepackPays(args) && args.a.dtype == DType::kBF16 &&
-         args.a.rows <= kPanelRows && args.c.rows > kPanelRows;
-}
+// In bf16 the transposed dy too, by 15 to 25%.
 bool TransposePays(const MatMulArgs& args) {
-  constexpr int64_t kSmall = 2 << 20;
-  return RepackPays(args) && args.a.dtype == DType::kBF16 &&
-         args.a.rows * args.a.cols <= kSmall;
+  return RepackPays(args) && args.a.dtype == DType::kBF16;
 }
 
 // The primitive for C = op(A) B, B as described; layout 0: plain.
@@ -295,9 +284,7 @@ Product& Find(const MatMulArgs& args, const memory::desc& b, int64_t layout) {
   const memory::desc a = Describe(args.a, args.transpose_a);
   memory::desc taken_a = a, taken_b = b;
   if (layout == 0 && RepackPays(args)) {
-    if (args.a.dtype == DType::kF32 || TransposePays(args)) {
-      taken_b = memory::desc(b.dims(), b.data_type(), memory::format_tag::any);
-    }
+    taken_b = memory::desc(b.dims(), b.data_type(), memory::format_tag::any);
     if (TransposePays(args)) {
       taken_a = memory::desc(a.dims(), a.data_type(), memory::format_tag::ab);
     }
@@ -357,28 +344,6 @@ void MultiplyEmpty(const MatMulArgs& args) {
   }
 }
 
-// A weight's gradient in bf16 by panels; B is repacked once.
-void MultiplyPanels(const MatMulArgs& args) {
-  const Product* last = nullptr;
-  for (int64_t m0 = 0; m0 < args.c.rows; m0 += kPanelRows) {
-    const int64_t rows = std::min(kPanelRows, args.c.rows - m0);
-    MatMulArgs part = args;
-    part.a.data = static_cast<const BFloat16*>(args.a.data) + m0;
-    part.a.cols = rows;
-    part.c.rows = rows;
-    part.c.data = static_cast<char*>(args.c.data) +
-                  m0 * args.c.stride * SizeOf(args.c.dtype);
-    Product& product = Find(part, Describe(args.b, false), 0);
-    if (!product.usable()) {
-      MatMul(part);
-      continue;
-    }
-    if (&product == last) part.b.data = nullptr;
-    product.Run(part.a, part.b, args.bias, part.c.data, State().stream);
-    last = &product;
-  }
-}
-
 void CheckShapes(const MatMulArgs& args) {
   const int64_t m = args.transpose_a ? args.a.cols : args.a.rows;
   const int64_t k = args.transpose_a ? args.a.rows : args.a.cols;
@@ -394,7 +359,6 @@ void MatMul(const MatMulArgs& args) {
   CARRY_CHECK(args.a.dtype == args.b.dtype);
   if (args.c.rows == 0 || args.c.cols == 0) return;
   if (args.a.rows == 0 || args.a.cols == 0) return MultiplyEmpty(args);
-  if (PanelsPay(args)) return MultiplyPanels(args);
   Product& product = Find(args, Describe(args.b, args.transpose_b), 0);
   if (product.usable()) {
     product.Run(args.a, args.b, args.bias, args.c.data, State().stream);

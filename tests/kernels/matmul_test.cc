@@ -48,7 +48,7 @@ const Case kCases[] = {
      3},
     {"LargeBf16WeightGradient", 260, 272, 300, true, false, kBF16, kF32, true,
      false, 3},
-    {"PanelsOfWeightGradient", 1100, 257, 256, true, false, kBF16, kF32, true,
+    {"BiasedWeightGradientBf16", 1100, 257, 256, true, false, kBF16, kF32, true,
      true},
     {"Tiles", 40, 200, 100, false, true},
     {"TilesPlain", 40, 200, 100},
