@@ -71,6 +71,12 @@ class Pool {
     free_[block.size].push_back(block);
   }
 
+  // Memory from elsewhere.
+  void Claim(MemoryPart part, int64_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Count(part, bytes);
+  }
+
   void Trim() {
     std::lock_guard<std::mutex> lock(mutex_);
     TrimLocked();
@@ -105,12 +111,11 @@ class Pool {
     const int64_t stagger =
         huge ? kStagger * (next_++ % kStaggers) / 64 * 64 : 0;
     const int64_t alignment = huge ? kHugePage : 64;
-    const int64_t total =
-        (size + stagger + alignment - 1) / alignment * alignment;
-    void* base = std::aligned_alloc(alignment, total);
-    if (base == nullptr) {
+    const int64_t total = size + stagger;
+    void* base = nullptr;
+    if (posix_memalign(&base, alignment, total) != 0) {
       TrimLocked();
-      base = std::aligned_alloc(alignment, total);
+      if (posix_memalign(&base, alignment, total) != 0) base = nullptr;
     }
     if (base == nullptr) {
       std::fprintf(stderr,
@@ -121,7 +126,8 @@ class Pool {
                    FormatBytes(use_[kParts].bytes).c_str());
       std::exit(1);
     }
-    if (huge) madvise(base, total, MADV_HUGEPAGE);
+    // Only pages that are used whole: a started one would be resident whole.
+    if (huge) madvise(base, total / kHugePage * kHugePage, MADV_HUGEPAGE);
     return {base, static_cast<char*>(base) + stagger, size};
   }
 
@@ -178,6 +184,25 @@ const char* Name(MemoryPart part) {
       break;
   }
   return "?";
+}
+
+MemoryClaim::MemoryClaim(int64_t bytes, MemoryPart part)
+    : bytes_(bytes), part_(part) {
+  Pool::Get().Claim(part, bytes);
+}
+
+MemoryClaim::~MemoryClaim() {
+  if (bytes_ != 0) Pool::Get().Claim(part_, -bytes_);
+}
+
+MemoryClaim::MemoryClaim(MemoryClaim&& other) noexcept {
+  *this = std::move(other);
+}
+
+MemoryClaim& MemoryClaim::operator=(MemoryClaim&& other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  std::swap(part_, other.part_);
+  return *this;
 }
 
 MemoryUse GetMemoryUse(MemoryPart part) {

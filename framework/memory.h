@@ -40,6 +40,21 @@ void TrimMemoryCache();
 // Limits the cache: freed blocks beyond `bytes` go back to the system.
 void SetMemoryCacheLimit(int64_t bytes);
 
+// Bytes that a kernel or a library keeps, counted with a part for the life of
+// this.
+class MemoryClaim {
+ public:
+  MemoryClaim() = default;
+  MemoryClaim(int64_t bytes, MemoryPart part);
+  ~MemoryClaim();
+  MemoryClaim(MemoryClaim&& other) noexcept;
+  MemoryClaim& operator=(MemoryClaim&& other) noexcept;
+
+ private:
+  int64_t bytes_ = 0;
+  MemoryPart part_ = MemoryPart::kParameters;
+};
+
 // Bytes this process may still take, from the control group's limit and what
 // the system has available; and its peak resident size so far.
 int64_t AvailableSystemMemory();

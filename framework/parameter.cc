@@ -55,6 +55,7 @@ const PackedWeight& Parameter::Packed(bool transpose, DType dtype,
   } else {
     pack.weight =
         std::make_unique<PackedWeight>(value_.view(), transpose, dtype, rows);
+    pack.claim = MemoryClaim(pack.weight->bytes(), MemoryPart::kParameters);
     pack.dtype = dtype;
   }
   pack.version = *version_;

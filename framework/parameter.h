@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "framework/memory.h"
 #include "framework/tensor.h"
 #include "kernels/matmul.h"
 
@@ -51,6 +52,7 @@ class Parameter {
   uint64_t* version_ = nullptr;  // the store's
   struct Pack {
     std::unique_ptr<PackedWeight> weight;
+    MemoryClaim claim;
     DType dtype = DType::kF32;
     uint64_t version = 0;
   };

@@ -11,7 +11,7 @@ namespace {
 
 // Every slice reads the whole table three times and adds to its gradient: few
 // rows at a time would make that, and not the arithmetic, the work.
-constexpr int64_t kSliceBytes = int64_t{128} << 20;
+constexpr int64_t kSliceBytes = int64_t{64} << 20;
 constexpr int64_t kMinRows = 64;  // fewer leave the matrix units idle
 
 void Product(const char* name, const ConstMatView& a, const PackedWeight& w,

@@ -21,7 +21,7 @@ namespace carry {
 Tensor LinearCrossEntropy(Tape& tape, const Var& x, Parameter& weight,
                           const int32_t* targets, float loss_weight);
 
-// Rows of a slice, so that a slice of logits takes about 128 MiB.
+// Rows of a slice, so that a slice of logits takes about 64 MiB.
 int64_t CrossEntropySliceRows(int64_t rows, int64_t vocab);
 
 }  // namespace carry
