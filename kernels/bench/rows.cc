@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "hwy/highway.h"
 #include "kernels/bench/memory.h"
 #include "kernels/check.h"
 #include "kernels/elementwise.h"
@@ -65,9 +66,41 @@ const char* ShortName(DType dtype) {
 std::vector<BenchRowMaker> AllBenchRows() {
   std::vector<BenchRowMaker> rows;
   AddScanRows(&rows);
+  AddSummaryRows(&rows);
+  AddStepRows(&rows);
   AddStreamingRows(&rows);
   AddMatMulRows(&rows);
+  AddComparisonRows(&rows);
   return rows;
+}
+
+double MeasureRate(double work, const std::function<void()>& run) {
+  run();
+  const double once = std::max(1e-7, Seconds(run, 1));
+  return work / Seconds(run, std::max<int64_t>(
+                                 1, std::llround(kSampleSeconds / once)));
+}
+
+namespace {
+
+// 0: none of that name.
+int64_t TargetOf(const std::string& name) {
+  for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    if (name == hwy::TargetName(target)) return target;
+  }
+  return 0;
+}
+
+}  // namespace
+
+bool HasTarget(const std::string& name) { return TargetOf(name) != 0; }
+
+bool UseTarget(const std::string& name) {
+  const int64_t target = TargetOf(name);
+  if (target == 0) return false;
+  hwy::SetSupportedTargetsForTest(target);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  return true;
 }
 
 BenchResult RunBenchRow(const BenchRow& row, int rounds) {
