@@ -45,7 +45,7 @@ struct BenchResult {
 // `rounds` turns of the limit and the kernel, some 30 ms of each.
 BenchResult RunBenchRow(const BenchRow& row, int rounds);
 
-// One sample of some 30 ms of a call's rate; `work` of one call in 1e9 units.
+// The best rate of the calls of some 30 ms; `work` of one call in 1e9 units.
 double MeasureRate(double work, const std::function<void()>& run);
 
 // The instruction set that the kernels run with: AVX3, AVX2, .. UseTarget:
