@@ -70,8 +70,14 @@ class BackwardSegment {
         dz_(args.z.data != nullptr ? grad.dz : MatView()),
         chunk_((kScanTile * kBackBlock + kBackVectors * n_ - 1) /
                (kBackVectors * n_)),
-        streams_(args.u.dtype == DType::kF32 && du_.stream && ddt_.stream &&
-                 dz_.stream && dz_.view.data != nullptr) {}
+        streams_(args.z.data != nullptr && CanStreamPairs(grad.du, args.u) &&
+                 CanStreamPairs(grad.ddt_raw, args.u) &&
+                 CanStreamPairs(grad.dz, args.u)) {}
+
+  // Whether vectors of kBackVectors can be written past the caches as lines.
+  static bool CanStreamPairs(const MatView& v, const ConstMatView& like) {
+    return v.dtype == like.dtype && CanStreamLines<kBackVectors>(v);
+  }
 
   void Run() {
     LoadParameters();
@@ -126,8 +132,10 @@ class BackwardSegment {
     }
     std::fill_n(s_.sums, rows * n_ * 2 * kLanes, 0.0f);
     std::fill_n(s_.dydx, rows * kLanes, 0.0f);
-    for (int64_t g = g0_; g < g1_; g += kBackPanel) {
-      Panel(t0, rows, g, std::min(g + kBackPanel, g1_), reset);
+    for (int64_t g = g0_; g < g1_;) {
+      const int64_t end = PanelEnd(g, g1_, kBackPanel);
+      Panel(t0, rows, g, end, reset);
+      g = end;
     }
     AddSums(t0, rows);
   }
@@ -368,13 +376,13 @@ class BackwardSegment {
   HWY_NOINLINE void FinishUpTo(int64_t end) {
     const int64_t stop = std::min(end, pending_.rows);
     const bool whole = pending_.col + pending_.slots * kLanes <= args_.channels;
-    if (streams_ && whole && pending_.next < stop) {
-      for (int k = 0; k < pending_.slots; ++k) {
-        FinishStreams(pending_.row0 + pending_.next, stop - pending_.next,
-                      pending_.col + k * kLanes,
-                      pending_.token + pending_.next * kBackRow + k * kLanes);
+    if (streams_ && whole && pending_.next < stop &&
+        pending_.slots == kBackVectors && pending_.col % kBackPair == 0) {
+      if (args_.u.dtype == DType::kF32) {
+        FinishStreams<float>(stop);
+      } else {
+        FinishStreams<BFloat16>(stop);
       }
-      pending_.next = stop;
       return;
     }
     for (; pending_.next < stop; ++pending_.next) {
@@ -385,43 +393,56 @@ class BackwardSegment {
     }
   }
 
-  // Finish of `rows` rows where everything is gated, fp32 and past the caches.
-  HWY_INLINE void FinishStreams(int64_t row, int64_t rows, int64_t col,
-                                const float* HWY_RESTRICT token) {
-    const auto at = [&](const MatView& v) {
-      return static_cast<float*>(v.data) + row * v.stride + col;
+  // Finish of the pending rows up to `stop` where everything is gated, of one
+  // type, and past the caches.
+  template <class T>
+  HWY_INLINE void FinishStreams(int64_t stop) {
+    constexpr int kSlots = kBackVectors;
+    const int64_t col = pending_.col, row = pending_.row0 + pending_.next;
+    const float* HWY_RESTRICT token =
+        pending_.token + pending_.next * kBackRow;
+    const auto at = [&](const auto& v) {
+      return static_cast<T*>(const_cast<void*>(
+                 static_cast<const void*>(v.data))) +
+             row * v.stride + col;
     };
-    const int64_t u_stride = args_.u.stride, du_stride = du_.view.stride;
-    const int64_t ddt_stride = ddt_.view.stride, dz_stride = dz_.view.stride;
-    const float* HWY_RESTRICT u_at =
-        static_cast<const float*>(args_.u.data) + row * u_stride + col;
-    float* HWY_RESTRICT du_at = at(du_.view);
-    float* HWY_RESTRICT ddt_at = at(ddt_.view);
-    float* HWY_RESTRICT dz_at = at(dz_.view);
-    float* dbias_at = dbias_ + col - g0_ * kScanGroup;
-    const VF d = LoadF(s_.d + col - g0_ * kScanGroup);
-    VF dbias = LoadF(dbias_at);
-    for (; rows > 0; --rows) {
-      const VF u = LoadF(u_at);
-      const VF ddx = LoadF(token + kBackDdx * kBackWidth);
-      const VF du =
-          hn::MulAdd(LoadF(token + kBackDy * kBackWidth), d,
-                     hn::Mul(ddx, LoadF(token + kBackDt * kBackWidth)));
-      StreamF(du, du_at);
-      VF ddt = hn::Mul(LoadF(token + kBackDdt * kBackWidth), Set(kLn2));
-      ddt = hn::MulAdd(ddx, u, ddt);
-      ddt = hn::Mul(ddt, LoadF(token + kBackSlope * kBackWidth));
-      dbias = hn::Add(dbias, ddt);
-      StreamF(ddt, ddt_at);
-      const VF y = hn::MulAdd(d, u, LoadF(token + kBackY * kBackWidth));
-      StreamF(hn::Mul(LoadF(token + kBackDgate * kBackWidth), y), dz_at);
-      token += kBackRow;
-      u_at += u_stride;
-      du_at += du_stride;
-      ddt_at += ddt_stride;
-      dz_at += dz_stride;
+    const T* HWY_RESTRICT u_at = at(args_.u);
+    T* HWY_RESTRICT du_at = at(du_.view);
+    T* HWY_RESTRICT ddt_at = at(ddt_.view);
+    T* HWY_RESTRICT dz_at = at(dz_.view);
+    const int64_t channel = col - g0_ * kScanGroup;
+    VF d[kSlots], dbias[kSlots];
+    for (int k = 0; k < kSlots; ++k) {
+      d[k] = LoadF(s_.d + channel + k * kLanes);
+      dbias[k] = LoadF(dbias_ + channel + k * kLanes);
     }
-    StoreF(dbias, dbias_at);
+    for (; pending_.next < stop; ++pending_.next) {
+      VF du[kSlots], ddt[kSlots], dz[kSlots];
+      for (int k = 0; k < kSlots; ++k) {
+        const float* HWY_RESTRICT from = token + k * kLanes;
+        const VF u = LoadF(u_at + k * kLanes);
+        const VF ddx = LoadF(from + kBackDdx * kBackWidth);
+        du[k] = hn::MulAdd(LoadF(from + kBackDy * kBackWidth), d[k],
+                           hn::Mul(ddx, LoadF(from + kBackDt * kBackWidth)));
+        const VF x = hn::Mul(LoadF(from + kBackDdt * kBackWidth), Set(kLn2));
+        ddt[k] = hn::Mul(hn::MulAdd(ddx, u, x),
+                         LoadF(from + kBackSlope * kBackWidth));
+        dbias[k] = hn::Add(dbias[k], ddt[k]);
+        const VF y = hn::MulAdd(d[k], u, LoadF(from + kBackY * kBackWidth));
+        dz[k] = hn::Mul(LoadF(from + kBackDgate * kBackWidth), y);
+      }
+      StreamLine(du, du_at);
+      StreamLine(ddt, ddt_at);
+      StreamLine(dz, dz_at);
+      token += kBackRow;
+      u_at += args_.u.stride;
+      du_at += du_.view.stride;
+      ddt_at += ddt_.view.stride;
+      dz_at += dz_.view.stride;
+    }
+    for (int k = 0; k < kSlots; ++k) {
+      StoreF(dbias[k], dbias_ + channel + k * kLanes);
+    }
   }
 
   // du, ddt_raw, dz of one vector, and the sum over time of ddt_raw.

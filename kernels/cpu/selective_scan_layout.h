@@ -23,6 +23,11 @@ constexpr int64_t kScanTile = 16;
 inline int64_t ScanGroups(int64_t channels) {
   return (channels + kScanGroup - 1) / kScanGroup;
 }
+// Where a panel that begins with group g ends: panels of `most` groups, aligned
+// so that their rows are whole lines of memory.
+inline int64_t PanelEnd(int64_t g, int64_t end, int64_t most) {
+  return std::min((g / most + 1) * most, end);
+}
 // Channels of a panel with its padding.
 inline int64_t WholeGroups(int64_t width) {
   return ScanGroups(width) * kScanGroup;

@@ -93,6 +93,37 @@ HWY_INLINE void StreamF(VF v, BFloat16* p) {
 #endif
 }
 
+// kN vectors side by side, past the caches. For bf16 two of 16 lanes are joined:
+// half a line written so costs as much as a whole one.
+template <int kN>
+HWY_INLINE void StreamLine(const VF (&v)[kN], float* p) {
+  for (int j = 0; j < kN; ++j) StreamF(v[j], p + j * kLanes);
+}
+template <int kN>
+HWY_INLINE void StreamLine(const VF (&v)[kN], BFloat16* p) {
+#if HWY_TARGET <= HWY_AVX3
+  if constexpr (kN % 2 == 0) {
+    const hn::Twice<D16> d;
+    for (int j = 0; j < kN; j += 2) {
+      hn::Stream(hn::Combine(d, RoundToBf16(v[j + 1]), RoundToBf16(v[j])), d,
+                 reinterpret_cast<uint16_t*>(p + j * kLanes));
+    }
+    return;
+  }
+#endif
+  for (int j = 0; j < kN; ++j) StreamF(v[j], p + j * kLanes);
+}
+
+// Whether StreamLine of kN vectors at multiples of their width writes rows of v
+// well.
+template <int kN>
+HWY_INLINE bool CanStreamLines(const MatView& v) {
+  const int64_t bytes = kN * kLanes * SizeOf(v.dtype);
+  if (v.dtype == DType::kBF16 && bytes % 64 != 0) return false;
+  return reinterpret_cast<uintptr_t>(v.data) % bytes == 0 &&
+         v.stride * SizeOf(v.dtype) % bytes == 0;
+}
+
 // Whether rows of a matrix of that many bytes go past the caches: they would
 // not be in L2 any more when they are read.
 template <class T>
