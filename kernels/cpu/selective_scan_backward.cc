@@ -165,7 +165,11 @@ class BackwardSegment {
     next_group_ = g_end < g1_ ? g_end : g0_;
     for (int64_t t = 0; t < rows; ++t) {
       FinishUpTo(t + 1);  // Of the panel before; Prepare takes its row's place.
-      Prepare(t, row0_ + t0 + t, col, width);
+      if (args_.z.data != nullptr) {
+        Prepare<true>(t, row0_ + t0 + t, col, width);
+      } else {
+        Prepare<false>(t, row0_ + t0 + t, col, width);
+      }
       if (n_ <= kBackBlock) AheadInRow(t);
     }
     FinishUpTo(pending_.rows);
@@ -182,68 +186,64 @@ class BackwardSegment {
   }
 
   // Everything of one row that the states do not enter.
+  template <bool kGate>
   HWY_INLINE void Prepare(int64_t t, int64_t row, int64_t col, int64_t width) {
     const float* u = RowAsFloat(args_.u, row, col, width, s_.row);
     const float* raw =
         RowAsFloat(args_.dt_raw, row, col, width, s_.row + kBackWidth);
     const float* dout =
         RowAsFloat(grad_.dout, row, col, width, s_.row + 2 * kBackWidth);
+    const float* z =
+        kGate ? RowAsFloat(args_.z, row, col, width, s_.row + 3 * kBackWidth)
+              : nullptr;
     const int64_t channel = col - g0_ * kScanGroup;
     const float* bias = s_.bias + channel;
-    const int64_t whole = WholeGroups(width);
-    float* HWY_RESTRICT token = s_.token + t * kBackRow;
-    float* dxs = token + kBackDx * kBackWidth;
-    float* dys = token + kBackDy * kBackWidth;
-    ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
-      constexpr int kN = count.value;
-      VF x[kN], dt[kN], slope[kN];
-      for (int j = 0; j < kN; ++j) {
-        const int64_t at = i + j * kLanes;
-        x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
-      }
-      Softplus<true>(x, dt, slope);
-      for (int j = 0; j < kN; ++j) {
-        const int64_t at = i + j * kLanes;
-        StoreF(dt[j], token + kBackDt * kBackWidth + at);
-        StoreF(hn::Mul(dt[j], LoadF(u + at)), dxs + at);
-        StoreF(slope[j], token + kBackSlope * kBackWidth + at);
-      }
-    });
-    if (args_.z.data != nullptr) {
-      const float* z =
-          RowAsFloat(args_.z, row, col, width, s_.row + 3 * kBackWidth);
-      GateSlopes(z, dout, whole, token + kBackDgate * kBackWidth, dys);
-    } else {
-      std::memcpy(dys, dout, whole * sizeof(float));
-    }
-    VF dydx = LoadF(s_.dydx + t * kLanes);
     float* dd = dd_ + channel;
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      const VF dy = LoadF(dys + i);
-      dydx = hn::MulAdd(dy, LoadF(dxs + i), dydx);
-      StoreF(hn::MulAdd(dy, LoadF(u + i), LoadF(dd + i)), dd + i);
-    }
+    float* HWY_RESTRICT token = s_.token + t * kBackRow;
+    VF dydx = LoadF(s_.dydx + t * kLanes);
+    ForBatches<kScanBatch>(
+        WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
+          constexpr int kN = count.value;
+          VF x[kN], dt[kN], slope[kN], dy[kN];
+          for (int j = 0; j < kN; ++j) {
+            const int64_t at = i + j * kLanes;
+            x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
+            dy[j] = LoadF(dout + at);
+          }
+          if constexpr (kGate) {
+            VF zs[kN], s[kN];
+            for (int j = 0; j < kN; ++j) zs[j] = LoadF(z + i + j * kLanes);
+            SoftplusAndSigmoid<true>(x, dt, slope, zs, s);
+            ApplyGate(zs, s, dy, token + kBackDgate * kBackWidth + i);
+          } else {
+            Softplus<true>(x, dt, slope);
+          }
+          for (int j = 0; j < kN; ++j) {
+            const int64_t at = i + j * kLanes;
+            const VF ui = LoadF(u + at);
+            const VF dx = hn::Mul(dt[j], ui);
+            StoreF(dt[j], token + kBackDt * kBackWidth + at);
+            StoreF(dx, token + kBackDx * kBackWidth + at);
+            StoreF(dy[j], token + kBackDy * kBackWidth + at);
+            StoreF(slope[j], token + kBackSlope * kBackWidth + at);
+            dydx = hn::MulAdd(dy[j], dx, dydx);
+            StoreF(hn::MulAdd(dy[j], ui, LoadF(dd + at)), dd + at);
+          }
+        });
     StoreF(dydx, s_.dydx + t * kLanes);
   }
 
-  // dgate = dout silu'(z) and dy = dout silu(z).
-  static HWY_INLINE void GateSlopes(const float* z, const float* dout,
-                                    int64_t whole, float* dgate, float* dy) {
-    ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
-      constexpr int kN = count.value;
-      VF x[kN], s[kN];
-      for (int j = 0; j < kN; ++j) x[j] = LoadF(z + i + j * kLanes);
-      Sigmoid(x, s);
-      for (int j = 0; j < kN; ++j) {
-        const int64_t at = i + j * kLanes;
-        const VF g = LoadF(dout + at);
-        const VF gate = hn::Mul(x[j], s[j]);
-        // silu' = s + silu (1 - s)
-        const VF slope = hn::MulAdd(gate, hn::Sub(Set(1.0f), s[j]), s[j]);
-        StoreF(hn::Mul(g, slope), dgate + at);
-        StoreF(hn::Mul(g, gate), dy + at);
-      }
-    });
+  // dgate := dy silu'(z) and dy := dy silu(z); s is the sigmoid of z.
+  template <int kN>
+  static HWY_INLINE void ApplyGate(const VF (&z)[kN], const VF (&s)[kN],
+                                   VF (&dy)[kN], float* dgate) {
+    for (int j = 0; j < kN; ++j) {
+      const VF gate = hn::Mul(z[j], s[j]);
+      // silu' = s + silu (1 - s)
+      const VF slope = hn::MulAdd(gate, hn::Sub(Set(1.0f), s[j]), s[j]);
+      StoreF(hn::Mul(dy[j], slope), dgate + j * kLanes);
+      dy[j] = hn::Mul(dy[j], gate);
+    }
   }
 
   // What a loop over vector i of a panel fetches ahead: the same place of the
