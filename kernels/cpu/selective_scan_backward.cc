@@ -30,6 +30,13 @@
 #define CARRY_KERNELS_CPU_SCAN_SUMS_
 namespace carry {
 
+// What one thread did: its range of batch * groups and its dB, dC.
+struct ThreadPart {
+  int64_t begin, end;
+  int64_t first, entries;  // Batch entries.
+  float* dbc;
+};
+
 // Partial sums of one call, in call scratch.
 struct ScanSums {
   float* da;     // [B][group][N][16]
@@ -149,9 +156,20 @@ class BackwardSegment {
       const float* b = s_.bc + 2 * t * n_;
       float* db = db_ + (t0 + t) * n_;
       float* dc = dc_ + (t0 + t) * n_;
-      for (int64_t n = 0; n < n_; ++n) {
-        db[n] += sums[(t * n_ + n) * 2];
-        dc[n] += sums[(t * n_ + n) * 2 + 1] + b[n] * dydx;
+      const float* from = sums + t * n_ * 2;
+      int64_t n = 0;
+#if HWY_TARGET != HWY_SCALAR
+      for (; n + kLanes <= n_; n += kLanes) {
+        VF sum_b, sum_c;
+        hn::LoadInterleaved2(DF(), from + 2 * n, sum_b, sum_c);
+        sum_c = hn::MulAdd(LoadF(b + n), Set(dydx), sum_c);
+        StoreF(hn::Add(LoadF(db + n), sum_b), db + n);
+        StoreF(hn::Add(LoadF(dc + n), sum_c), dc + n);
+      }
+#endif
+      for (; n < n_; ++n) {
+        db[n] += from[2 * n];
+        dc[n] += from[2 * n + 1] + b[n] * dydx;
       }
     }
   }
@@ -505,6 +523,65 @@ void ScanBackwardRange(const SelectiveScanArgs& args,
   hwy::FlushStream();
 }
 
+template <class T>
+HWY_INLINE void AddParts(const SelectiveScanArgs& args,
+                         const std::vector<ThreadPart>& parts, int64_t row,
+                         int64_t offset, const MatView& to) {
+  const int64_t b = row / args.time, t = row % args.time;
+  const int64_t size = args.time * args.states;
+  T* out = static_cast<T*>(to.data) + row * to.stride;
+  ForLanes(args.states, [&](int64_t n, auto lanes) HWY_ATTR {
+    VF sum = Zero();
+    for (const ThreadPart& part : parts) {
+      if (b < part.first || b >= part.first + part.entries) continue;
+      const float* at = part.dbc + (b - part.first) * size +
+                        offset * part.entries * size + t * args.states + n;
+      sum = hn::Add(sum, LoadF(at, lanes));
+    }
+    StoreF(sum, out + n, lanes);
+  });
+}
+
+// Rows [begin, end) of dB and dC of all threads, in their order.
+void ReduceDbc(const SelectiveScanArgs& args,
+               const SelectiveScanBackwardArgs& grad,
+               const std::vector<ThreadPart>& parts, int64_t begin,
+               int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    for (int64_t i = 0; i < 2; ++i) {
+      const MatView& to = i == 0 ? grad.db : grad.dc;
+      if (to.dtype == DType::kF32) {
+        AddParts<float>(args, parts, row, i, to);
+      } else {
+        AddParts<BFloat16>(args, parts, row, i, to);
+      }
+    }
+  }
+}
+
+// dA, dD and ddt_bias of groups [begin, end) of all batch entries, in their
+// order.
+void ReduceParameters(const SelectiveScanArgs& args,
+                      const SelectiveScanBackwardArgs& grad,
+                      const ScanSums& sums, int64_t begin, int64_t end) {
+  const int64_t groups = ScanGroups(args.channels);
+  for (int64_t g = begin; g < end; ++g) {
+    const int64_t e0 = g * kScanGroup;
+    const int64_t valid = std::min(kScanGroup, args.channels - e0);
+    for (int64_t b = 0; b < args.batch; ++b) {
+      const int64_t at = b * groups + g;
+      TransposeGroupOut<true>(sums.da + at * args.states * kScanGroup,
+                              args.channels, args.states, g, grad.da);
+      const float* dd = sums.dd + at * kScanGroup;
+      const float* dbias = sums.dbias + at * kScanGroup;
+      for (int64_t i = 0; i < valid; ++i) {
+        if (grad.dd != nullptr) grad.dd[e0 + i] += dd[i];
+        if (grad.ddt_bias != nullptr) grad.ddt_bias[e0 + i] += dbias[i];
+      }
+    }
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace carry
 HWY_AFTER_NAMESPACE();
@@ -514,69 +591,8 @@ namespace carry {
 namespace {
 
 HWY_EXPORT(ScanBackwardRange);
-
-// What one thread did: its range of batch * groups and its dB, dC.
-struct ThreadPart {
-  int64_t begin, end;
-  int64_t first, entries;  // Batch entries.
-  float* dbc;
-};
-
-void StoreElement(const MatView& v, int64_t row, int64_t col, float x) {
-  const int64_t at = row * v.stride + col;
-  if (v.dtype == DType::kF32) {
-    static_cast<float*>(v.data)[at] = x;
-  } else {
-    static_cast<BFloat16*>(v.data)[at] = ToBFloat16(x);
-  }
-}
-
-// dB and dC of all threads, in their order.
-void ReduceDbc(const SelectiveScanArgs& args,
-               const SelectiveScanBackwardArgs& grad,
-               const std::vector<ThreadPart>& parts) {
-  const int64_t size = args.time * args.states;
-  ParallelFor(args.batch * args.time, [&](int64_t row) {
-    const int64_t b = row / args.time;
-    const int64_t t = row % args.time;
-    for (int64_t n = 0; n < args.states; ++n) {
-      float db = 0, dc = 0;
-      for (const ThreadPart& part : parts) {
-        if (b < part.first || b >= part.first + part.entries) continue;
-        const float* at =
-            part.dbc + (b - part.first) * size + t * args.states + n;
-        db += at[0];
-        dc += at[part.entries * size];
-      }
-      StoreElement(grad.db, row, n, db);
-      StoreElement(grad.dc, row, n, dc);
-    }
-  });
-}
-
-// dA, dD and ddt_bias of all batch entries, in their order.
-void ReduceParameters(const SelectiveScanArgs& args,
-                      const SelectiveScanBackwardArgs& grad,
-                      const ScanSums& sums) {
-  const int64_t groups = ScanGroups(args.channels);
-  const int64_t group_size = args.states * kScanGroup;
-  ParallelFor(groups, [&](int64_t g) {
-    const int64_t e0 = g * kScanGroup;
-    const int64_t valid = std::min(kScanGroup, args.channels - e0);
-    for (int64_t b = 0; b < args.batch; ++b) {
-      const float* da = sums.da + (b * groups + g) * group_size;
-      const float* dd = sums.dd + (b * groups + g) * kScanGroup;
-      const float* dbias = sums.dbias + (b * groups + g) * kScanGroup;
-      for (int64_t i = 0; i < valid; ++i) {
-        for (int64_t n = 0; n < args.states; ++n) {
-          grad.da[(e0 + i) * args.states + n] += da[n * kScanGroup + i];
-        }
-        if (grad.dd != nullptr) grad.dd[e0 + i] += dd[i];
-        if (grad.ddt_bias != nullptr) grad.ddt_bias[e0 + i] += dbias[i];
-      }
-    }
-  });
-}
+HWY_EXPORT(ReduceDbc);
+HWY_EXPORT(ReduceParameters);
 
 }  // namespace
 
@@ -610,8 +626,16 @@ void SelectiveScanBackward(const SelectiveScanArgs& args,
     HWY_DYNAMIC_DISPATCH(ScanBackwardRange)
     (args, grad, sums, part.begin, part.end, part.dbc);
   });
-  ReduceDbc(args, grad, parts);
-  ReduceParameters(args, grad, sums);
+  // Threads' starts are not worth it for a few rows.
+  const int64_t rows = args.batch * args.time;
+  const int64_t rows_a_task = 256;
+  ParallelFor((rows + rows_a_task - 1) / rows_a_task, [&](int64_t i) {
+    HWY_DYNAMIC_DISPATCH(ReduceDbc)
+    (args, grad, parts, i * rows_a_task, std::min(rows, (i + 1) * rows_a_task));
+  });
+  ParallelRanges(groups, [&](int64_t begin, int64_t end, int) {
+    HWY_DYNAMIC_DISPATCH(ReduceParameters)(args, grad, sums, begin, end);
+  });
 }
 
 }  // namespace carry
