@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -28,7 +28,9 @@ constexpr char kHelp[] =
     "carry_kernel_bench [--threads=N] [--rounds=N] [--filter=TEXT]"
     " [--target=NAME]\n"
     "  Times every kernel against the limit that holds it, measured in turns.\n"
-    "  --filter   only rows that contain TEXT\n"
+    "  --filter   only rows that contain TEXT, or one of TEXT,TEXT; without "
+    "this\n"
+    "             the machine's yardsticks come first\n"
     "  --target   force an instruction set: AVX3, AVX2, SSE4, SSSE3, ...\n"
     "Example: carry_kernel_bench --threads=1 --filter=scan --target=AVX2\n";
 
@@ -56,12 +58,7 @@ bool Parse(int argc, char** argv, Flags* flags) {
 }
 
 bool ForceTarget(const std::string& name) {
-  for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    if (name != hwy::TargetName(target)) continue;
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    return true;
-  }
+  if (UseTarget(name)) return true;
   std::fprintf(stderr,
                "error: no target %s; this CPU and build have:", name.c_str());
   for (int64_t target : hwy::SupportedAndGeneratedTargets()) {
@@ -69,6 +66,15 @@ bool ForceTarget(const std::string& name) {
   }
   std::fputs("\n", stderr);
   return false;
+}
+
+std::string Processor() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("model name", 0) == 0)
+      return line.substr(line.find(':') + 2);
+  }
+  return "unknown processor";
 }
 
 void PrintYardsticks(int rounds) {
@@ -106,11 +112,28 @@ void PrintYardsticks(int rounds) {
   }
 }
 
+// Whether `name` contains one of the comma-separated texts of `filter`.
+bool Matches(const std::string& name, const std::string& filter) {
+  for (size_t begin = 0; begin <= filter.size();) {
+    const size_t end = std::min(filter.find(',', begin), filter.size());
+    if (name.find(filter.substr(begin, end - begin)) != std::string::npos) {
+      return true;
+    }
+    begin = end + 1;
+  }
+  return false;
+}
+
 void PrintRow(const BenchRow& row, const BenchResult& r) {
-  std::printf("%-18s %-30s %9.3f %8.1f %8.1f %-8s %5.0f%% %5.0f%%  %s\n",
+  char bar[32] = "";
+  if (row.bar > 0) {
+    std::snprintf(bar, sizeof(bar), "%.4g%%%s", 100 * row.bar,
+                  r.best_share < row.bar ? " below" : "");
+  }
+  std::printf("%-17s %-29s %8.3f %7.1f %7.1f %-8s %6.1f%% %6.1f%%  %-13s %s\n",
               row.op.c_str(), row.shape.c_str(), r.best_ms, r.best, r.median,
               row.unit.c_str(), 100 * r.best_share, 100 * r.median_share,
-              row.limit_name.c_str());
+              row.limit_name.c_str(), bar);
   std::fflush(stdout);
 }
 
@@ -122,13 +145,14 @@ int Main(int argc, char** argv) {
   }
   if (flags.threads > 0) SetNumThreads(flags.threads);
   if (!flags.target.empty() && !ForceTarget(flags.target)) return 1;
-  std::printf("threads %d, instruction set %s\n\n", NumThreads(),
-              InstructionSet());
-  PrintYardsticks(flags.rounds);
-  std::printf("\n%-18s %-30s %9s %8s %8s %-8s %6s %6s  %s\n", "kernel", "shape",
-              "ms", "best", "median", "", "share", "median", "of");
+  std::printf("%s, threads %d, instruction set %s\n\n", Processor().c_str(),
+              NumThreads(), InstructionSet());
+  if (flags.filter.empty()) PrintYardsticks(flags.rounds);
+  std::printf("\n%-17s %-29s %8s %7s %7s %-8s %7s %7s  %-13s %s\n", "kernel",
+              "shape", "ms", "best", "median", "", "share", "median", "of",
+              "bar");
   for (const BenchRowMaker& maker : AllBenchRows()) {
-    if (maker.name.find(flags.filter) == std::string::npos) continue;
+    if (!Matches(maker.name, flags.filter)) continue;
     const BenchRow row = maker.make();
     PrintRow(row, RunBenchRow(row, flags.rounds));
   }

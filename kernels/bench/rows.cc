@@ -1,9 +1,10 @@
 #include "kernels/bench/rows.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
+#include "hwy/highway.h"
+#include "kernels/bench/clock.h"
 #include "kernels/bench/memory.h"
 #include "kernels/check.h"
 #include "kernels/elementwise.h"
@@ -14,6 +15,9 @@ namespace {
 
 constexpr int64_t kPoolFloats = 256 << 20;
 constexpr double kSampleSeconds = 0.03;
+// What is timed at once: short, since whoever shares the machine takes time
+// slices of milliseconds out of longer ones.
+constexpr double kSliceSeconds = 0.001;
 
 BenchMemory& Pool() {
   static auto* pool = new BenchMemory(kPoolFloats);
@@ -21,11 +25,9 @@ BenchMemory& Pool() {
 }
 
 double Seconds(const std::function<void()>& run, int64_t calls) {
-  const auto start = std::chrono::steady_clock::now();
+  const double start = BenchSeconds();
   for (int64_t i = 0; i < calls; ++i) run();
-  const std::chrono::duration<double> elapsed =
-      std::chrono::steady_clock::now() - start;
-  return elapsed.count() / calls;
+  return (BenchSeconds() - start) / calls;
 }
 
 }  // namespace
@@ -65,20 +67,58 @@ const char* ShortName(DType dtype) {
 std::vector<BenchRowMaker> AllBenchRows() {
   std::vector<BenchRowMaker> rows;
   AddScanRows(&rows);
+  AddSummaryRows(&rows);
+  AddStepRows(&rows);
   AddStreamingRows(&rows);
   AddMatMulRows(&rows);
+  AddComparisonRows(&rows);
   return rows;
 }
 
+double MeasureRate(double work, const std::function<void()>& run) {
+  run();
+  double best = std::max(1e-7, Seconds(run, 1));
+  const auto count = [](double seconds, double once) {
+    return std::max<int64_t>(1, std::llround(seconds / once));
+  };
+  const int64_t calls = count(kSliceSeconds, best);
+  const int64_t slices = count(kSampleSeconds, best * calls);
+  for (int64_t i = 0; i < slices; ++i) {
+    best = std::min(best, Seconds(run, calls));
+  }
+  return work / best;
+}
+
+namespace {
+
+// 0: none of that name.
+int64_t TargetOf(const std::string& name) {
+  // Before any is forced.
+  static const auto* all =
+      new std::vector<int64_t>(hwy::SupportedAndGeneratedTargets());
+  for (int64_t target : *all) {
+    if (name == hwy::TargetName(target)) return target;
+  }
+  return 0;
+}
+
+}  // namespace
+
+bool HasTarget(const std::string& name) { return TargetOf(name) != 0; }
+
+bool UseTarget(const std::string& name) {
+  const int64_t target = TargetOf(name);
+  if (target == 0) return false;
+  hwy::SetSupportedTargetsForTest(target);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  return true;
+}
+
 BenchResult RunBenchRow(const BenchRow& row, int rounds) {
-  row.run();
-  const double once = std::max(1e-7, Seconds(row.run, 1));
-  const int64_t calls =
-      std::max<int64_t>(1, std::llround(kSampleSeconds / once));
   std::vector<double> rates, limits, shares;
   for (int i = 0; i < rounds; ++i) {
     const double before = row.limit();
-    rates.push_back(row.work / Seconds(row.run, calls));
+    rates.push_back(MeasureRate(row.work, row.run));
     limits.push_back(std::max(before, row.limit()));
     shares.push_back(rates.back() / limits.back());
   }

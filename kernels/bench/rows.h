@@ -16,6 +16,7 @@ struct BenchRow {
   std::function<void()> run;  // One call; moves on to other memory each time.
   std::string limit_name;
   std::function<double()> limit;  // One sample of the rate that bounds it.
+  double bar = 0;                 // The share that it has to reach; 0: none.
 };
 
 // Made when its turn comes, since it fills memory.
@@ -28,8 +29,12 @@ std::vector<BenchRowMaker> AllBenchRows();
 
 // Those of one kind; in rows_*.cc.
 void AddScanRows(std::vector<BenchRowMaker>* rows);
+void AddSummaryRows(std::vector<BenchRowMaker>* rows);
 void AddStreamingRows(std::vector<BenchRowMaker>* rows);
 void AddMatMulRows(std::vector<BenchRowMaker>* rows);
+void AddStepRows(std::vector<BenchRowMaker>* rows);
+// Rows of the above with one thread, or another instruction set, as the limit.
+void AddComparisonRows(std::vector<BenchRowMaker>* rows);
 
 struct BenchResult {
   double best_ms = 0;
@@ -39,6 +44,14 @@ struct BenchResult {
 
 // `rounds` turns of the limit and the kernel, some 30 ms of each.
 BenchResult RunBenchRow(const BenchRow& row, int rounds);
+
+// The best rate of the calls of some 30 ms; `work` of one call in 1e9 units.
+double MeasureRate(double work, const std::function<void()>& run);
+
+// The instruction set that the kernels run with: AVX3, AVX2, .. UseTarget:
+// false where this build or CPU has none of that name.
+bool UseTarget(const std::string& name);
+bool HasTarget(const std::string& name);
 
 // Memory that the rows share, 1 GB, and what is left of it for this row.
 class BenchPool {

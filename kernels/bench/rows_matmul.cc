@@ -29,6 +29,7 @@ BenchRow Row(const std::string& op, const std::string& shape, int64_t m,
   row.limit_name = "oneDNN's best";
   auto best = std::make_shared<ProductYardstick>(m, n, k, in, out);
   row.limit = [best] { return best->Gflops(); };
+  row.bar = 0.95;
   return row;
 }
 
@@ -104,6 +105,7 @@ void AddVector(std::vector<BenchRowMaker>* rows, const Layer& layer, int64_t m,
          };
          row.limit_name = "read";
          row.limit = ReadBandwidth;
+         row.bar = 0.7;
          return row;
        }});
 }

@@ -18,6 +18,8 @@ namespace {
 constexpr int64_t kRows = 2048, kDim = 768, kChannels = 1536;
 // Sets of arrays that calls go through in turn, so that each comes from memory.
 constexpr int kSets = 6;
+// Shares of the copy's bandwidth that a pass has to reach, and the optimizer.
+constexpr double kPassBar = 0.7, kOptimizerBar = 0.75;
 
 double BestCopy() {
   return std::max(CopyBandwidth(false), CopyBandwidth(true));
@@ -27,7 +29,8 @@ double BestCopy() {
 template <class Make>
 void Add(std::vector<BenchRowMaker>* rows, const std::string& op,
          const std::string& shape, double bytes, int sets, const Make& make,
-         double (*limit)() = BestCopy, const char* limit_name = "copy") {
+         double bar = kPassBar, double (*limit)() = BestCopy,
+         const char* limit_name = "copy") {
   rows->push_back({op + " " + shape, [=] {
                      BenchPool pool;
                      auto calls =
@@ -44,6 +47,7 @@ void Add(std::vector<BenchRowMaker>* rows, const std::string& op,
                      };
                      row.limit_name = limit_name;
                      row.limit = limit;
+                     row.bar = bar;
                      return row;
                    }});
 }
@@ -135,22 +139,25 @@ void AddCrossEntropy(std::vector<BenchRowMaker>* rows, int64_t count,
 
 void AddFlat(std::vector<BenchRowMaker>* rows) {
   constexpr int64_t n = 32 << 20;
-  Add(rows, "adamw", "32M parameters", 28.0 * n, 1, [=](BenchPool* pool) {
-    const AdamWArgs args = {n,
-                            pool->Floats(n, -1, 1),
-                            pool->Floats(n, -1, 1),
-                            pool->Floats(n, 0, 0),
-                            pool->Floats(n, 0, 0),
-                            1e-3f,
-                            0.9f,
-                            0.95f,
-                            1e-8f,
-                            0.1f,
-                            0.5f,
-                            0.5f,
-                            1.0f};
-    return [=] { AdamW(args); };
-  });
+  Add(
+      rows, "adamw", "32M parameters", 28.0 * n, 1,
+      [=](BenchPool* pool) {
+        const AdamWArgs args = {n,
+                                pool->Floats(n, -1, 1),
+                                pool->Floats(n, -1, 1),
+                                pool->Floats(n, 0, 0),
+                                pool->Floats(n, 0, 0),
+                                1e-3f,
+                                0.9f,
+                                0.95f,
+                                1e-8f,
+                                0.1f,
+                                0.5f,
+                                0.5f,
+                                1.0f};
+        return [=] { AdamW(args); };
+      },
+      kOptimizerBar);
   Add(
       rows, "sum of squares", "32M", 4.0 * n, 1,
       [=](BenchPool* pool) {
@@ -160,12 +167,19 @@ void AddFlat(std::vector<BenchRowMaker>* rows) {
           (void)sum;
         };
       },
-      ReadBandwidth, "read");
+      kOptimizerBar, ReadBandwidth, "read");
   Add(rows, "add to", "fp32 32M", 12.0 * n, 1, [=](BenchPool* pool) {
     float* x = pool->Floats(n, -1, 1);
     const float* y = pool->Floats(n, -1, 1);
     return [=] { AddTo(x, y, DType::kF32, n); };
   });
+  Add(
+      rows, "scale", "fp32 32M", 8.0 * n, 1,
+      [=](BenchPool* pool) {
+        float* x = pool->Floats(n, -1, 1);
+        return [=] { Scale(x, 1.0f, n); };
+      },
+      kOptimizerBar);
   Add(rows, "cast", "fp32 to bf16 32M", 6.0 * n, 1, [=](BenchPool* pool) {
     const float* x = pool->Floats(n, -1, 1);
     float* y = pool->Floats(n / 2, -1, 1);

@@ -18,6 +18,117 @@ HWY_BEFORE_NAMESPACE();
 namespace carry {
 namespace HWY_NAMESPACE {
 
+#if HWY_TARGET <= HWY_AVX3
+// Rows to columns.
+HWY_INLINE void Transpose16(__m512 (&r)[16]) {
+  __m512 t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  const auto pairs = [](__m512 a, __m512 b, auto upper) HWY_ATTR {
+    const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    return _mm512_castpd_ps(upper.value ? _mm512_unpackhi_pd(x, y)
+                                        : _mm512_unpacklo_pd(x, y));
+  };
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = pairs(t[i], t[i + 2], std::false_type());
+    r[i + 1] = pairs(t[i], t[i + 2], std::true_type());
+    r[i + 2] = pairs(t[i + 1], t[i + 3], std::false_type());
+    r[i + 3] = pairs(t[i + 1], t[i + 3], std::true_type());
+  }
+  // Quarter l of r[4 i + c] is column 4 l + c of rows 4 i and on.
+  for (int c = 0; c < 4; ++c) {
+    const __m512 even0 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88);
+    const __m512 odd0 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd);
+    const __m512 even1 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88);
+    const __m512 odd1 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
+    t[c] = _mm512_shuffle_f32x4(even0, even1, 0x88);
+    t[4 + c] = _mm512_shuffle_f32x4(odd0, odd1, 0x88);
+    t[8 + c] = _mm512_shuffle_f32x4(even0, even1, 0xdd);
+    t[12 + c] = _mm512_shuffle_f32x4(odd0, odd1, 0xdd);
+  }
+  for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+#endif
+
+// [E, N] rows of one group to [N][16], zeros beyond E.
+HWY_INLINE void TransposeGroupIn(const float* src, int64_t channels,
+                                 int64_t states, int64_t group, float* dst) {
+  const int64_t e0 = group * kScanGroup;
+  const int64_t valid = std::min(kScanGroup, channels - e0);
+  const float* rows = src + e0 * states;
+#if HWY_TARGET <= HWY_AVX3
+  for (int64_t n = 0; n < states; n += 16) {
+    const int64_t count = std::min<int64_t>(16, states - n);
+    const auto mask = static_cast<__mmask16>((1u << count) - 1);
+    __m512 r[16];
+    for (int i = 0; i < 16; ++i) {
+      r[i] = i < valid ? _mm512_maskz_loadu_ps(mask, rows + i * states + n)
+                       : _mm512_setzero_ps();
+    }
+    Transpose16(r);
+    for (int i = 0; i < 16; ++i) {
+      if (i < count) _mm512_storeu_ps(dst + (n + i) * 16, r[i]);
+    }
+  }
+#else
+  for (int64_t n = 0; n < states; ++n) {
+    for (int64_t i = 0; i < valid; ++i) {
+      dst[n * kScanGroup + i] = rows[i * states + n];
+    }
+    std::fill(dst + n * kScanGroup + valid, dst + (n + 1) * kScanGroup, 0.0f);
+  }
+#endif
+}
+
+// The inverse; adds to dst if kAdd.
+template <bool kAdd = false>
+HWY_INLINE void TransposeGroupOut(const float* src, int64_t channels,
+                                  int64_t states, int64_t group, float* dst) {
+  const int64_t e0 = group * kScanGroup;
+  const int64_t valid = std::min(kScanGroup, channels - e0);
+  float* rows = dst + e0 * states;
+#if HWY_TARGET <= HWY_AVX3
+  for (int64_t n = 0; n < states; n += 16) {
+    const int64_t count = std::min<int64_t>(16, states - n);
+    const auto mask = static_cast<__mmask16>((1u << count) - 1);
+    __m512 r[16];
+    for (int i = 0; i < 16; ++i) {
+      r[i] =
+          i < count ? _mm512_loadu_ps(src + (n + i) * 16) : _mm512_setzero_ps();
+    }
+    Transpose16(r);
+    for (int i = 0; i < 16; ++i) {
+      if (i >= valid) break;
+      float* to = rows + i * states + n;
+      if (kAdd) r[i] = _mm512_add_ps(r[i], _mm512_maskz_loadu_ps(mask, to));
+      _mm512_mask_storeu_ps(to, mask, r[i]);
+    }
+  }
+#else
+  for (int64_t i = 0; i < valid; ++i) {
+    for (int64_t n = 0; n < states; ++n) {
+      float& to = rows[i * states + n];
+      to = src[n * kScanGroup + i] + (kAdd ? to : 0.0f);
+    }
+  }
+#endif
+}
+
+// A [E, N] of a group to [N][16] in units of log2, so that exp(dt A) is
+// exp2(dt A'). Clamped to finite values: 0 * -inf would be NaN.
+HWY_INLINE void TransposeGroupA(const float* a, int64_t channels,
+                                int64_t states, int64_t group, float* dst) {
+  TransposeGroupIn(a, channels, states, group, dst);
+  const VF most = Set(3e38f), least = Set(-3e38f);
+  for (int64_t i = 0; i < states * kScanGroup; i += kLanes) {
+    // Min and Max give their second operand where one is NaN.
+    const VF v = hn::Mul(LoadF(dst + i), Set(kLog2E));
+    StoreF(hn::Max(least, hn::Min(most, v)), dst + i);
+  }
+}
+
 // States that are kept in registers at a time: two vectors each, beside some
 // ten constants and operands. With 8 the loop is no shorter and GCC spills.
 constexpr int kStateBlock = 4;

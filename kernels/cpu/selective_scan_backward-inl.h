@@ -35,6 +35,7 @@ constexpr int kBackVectors = 2;
 #else
 constexpr int kBackVectors = 1;
 #endif
+constexpr int64_t kBackPair = kBackVectors * kLanes;
 
 // A token's row in scratch: arrays of kBackWidth, and a cache line so that the
 // tokens of a channel do not share cache sets.

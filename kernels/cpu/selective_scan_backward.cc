@@ -30,6 +30,13 @@
 #define CARRY_KERNELS_CPU_SCAN_SUMS_
 namespace carry {
 
+// What one thread did: its range of batch * groups and its dB, dC.
+struct ThreadPart {
+  int64_t begin, end;
+  int64_t first, entries;  // Batch entries.
+  float* dbc;
+};
+
 // Partial sums of one call, in call scratch.
 struct ScanSums {
   float* da;     // [B][group][N][16]
@@ -70,8 +77,14 @@ class BackwardSegment {
         dz_(args.z.data != nullptr ? grad.dz : MatView()),
         chunk_((kScanTile * kBackBlock + kBackVectors * n_ - 1) /
                (kBackVectors * n_)),
-        streams_(args.u.dtype == DType::kF32 && du_.stream && ddt_.stream &&
-                 dz_.stream && dz_.view.data != nullptr) {}
+        streams_(args.z.data != nullptr && CanStreamPairs(grad.du, args.u) &&
+                 CanStreamPairs(grad.ddt_raw, args.u) &&
+                 CanStreamPairs(grad.dz, args.u)) {}
+
+  // Whether vectors of kBackVectors can be written past the caches as lines.
+  static bool CanStreamPairs(const MatView& v, const ConstMatView& like) {
+    return v.dtype == like.dtype && CanStreamLines<kBackVectors>(v);
+  }
 
   void Run() {
     LoadParameters();
@@ -126,8 +139,10 @@ class BackwardSegment {
     }
     std::fill_n(s_.sums, rows * n_ * 2 * kLanes, 0.0f);
     std::fill_n(s_.dydx, rows * kLanes, 0.0f);
-    for (int64_t g = g0_; g < g1_; g += kBackPanel) {
-      Panel(t0, rows, g, std::min(g + kBackPanel, g1_), reset);
+    for (int64_t g = g0_; g < g1_;) {
+      const int64_t end = PanelEnd(g, g1_, kBackPanel);
+      Panel(t0, rows, g, end, reset);
+      g = end;
     }
     AddSums(t0, rows);
   }
@@ -141,9 +156,20 @@ class BackwardSegment {
       const float* b = s_.bc + 2 * t * n_;
       float* db = db_ + (t0 + t) * n_;
       float* dc = dc_ + (t0 + t) * n_;
-      for (int64_t n = 0; n < n_; ++n) {
-        db[n] += sums[(t * n_ + n) * 2];
-        dc[n] += sums[(t * n_ + n) * 2 + 1] + b[n] * dydx;
+      const float* from = sums + t * n_ * 2;
+      int64_t n = 0;
+#if HWY_TARGET != HWY_SCALAR
+      for (; n + kLanes <= n_; n += kLanes) {
+        VF sum_b, sum_c;
+        hn::LoadInterleaved2(DF(), from + 2 * n, sum_b, sum_c);
+        sum_c = hn::MulAdd(LoadF(b + n), Set(dydx), sum_c);
+        StoreF(hn::Add(LoadF(db + n), sum_b), db + n);
+        StoreF(hn::Add(LoadF(dc + n), sum_c), dc + n);
+      }
+#endif
+      for (; n < n_; ++n) {
+        db[n] += from[2 * n];
+        dc[n] += from[2 * n + 1] + b[n] * dydx;
       }
     }
   }
@@ -157,7 +183,11 @@ class BackwardSegment {
     next_group_ = g_end < g1_ ? g_end : g0_;
     for (int64_t t = 0; t < rows; ++t) {
       FinishUpTo(t + 1);  // Of the panel before; Prepare takes its row's place.
-      Prepare(t, row0_ + t0 + t, col, width);
+      if (args_.z.data != nullptr) {
+        Prepare<true>(t, row0_ + t0 + t, col, width);
+      } else {
+        Prepare<false>(t, row0_ + t0 + t, col, width);
+      }
       if (n_ <= kBackBlock) AheadInRow(t);
     }
     FinishUpTo(pending_.rows);
@@ -174,68 +204,64 @@ class BackwardSegment {
   }
 
   // Everything of one row that the states do not enter.
+  template <bool kGate>
   HWY_INLINE void Prepare(int64_t t, int64_t row, int64_t col, int64_t width) {
     const float* u = RowAsFloat(args_.u, row, col, width, s_.row);
     const float* raw =
         RowAsFloat(args_.dt_raw, row, col, width, s_.row + kBackWidth);
     const float* dout =
         RowAsFloat(grad_.dout, row, col, width, s_.row + 2 * kBackWidth);
+    const float* z =
+        kGate ? RowAsFloat(args_.z, row, col, width, s_.row + 3 * kBackWidth)
+              : nullptr;
     const int64_t channel = col - g0_ * kScanGroup;
     const float* bias = s_.bias + channel;
-    const int64_t whole = WholeGroups(width);
-    float* HWY_RESTRICT token = s_.token + t * kBackRow;
-    float* dxs = token + kBackDx * kBackWidth;
-    float* dys = token + kBackDy * kBackWidth;
-    ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
-      constexpr int kN = count.value;
-      VF x[kN], dt[kN], slope[kN];
-      for (int j = 0; j < kN; ++j) {
-        const int64_t at = i + j * kLanes;
-        x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
-      }
-      Softplus<true>(x, dt, slope);
-      for (int j = 0; j < kN; ++j) {
-        const int64_t at = i + j * kLanes;
-        StoreF(dt[j], token + kBackDt * kBackWidth + at);
-        StoreF(hn::Mul(dt[j], LoadF(u + at)), dxs + at);
-        StoreF(slope[j], token + kBackSlope * kBackWidth + at);
-      }
-    });
-    if (args_.z.data != nullptr) {
-      const float* z =
-          RowAsFloat(args_.z, row, col, width, s_.row + 3 * kBackWidth);
-      GateSlopes(z, dout, whole, token + kBackDgate * kBackWidth, dys);
-    } else {
-      std::memcpy(dys, dout, whole * sizeof(float));
-    }
-    VF dydx = LoadF(s_.dydx + t * kLanes);
     float* dd = dd_ + channel;
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      const VF dy = LoadF(dys + i);
-      dydx = hn::MulAdd(dy, LoadF(dxs + i), dydx);
-      StoreF(hn::MulAdd(dy, LoadF(u + i), LoadF(dd + i)), dd + i);
-    }
+    float* HWY_RESTRICT token = s_.token + t * kBackRow;
+    VF dydx = LoadF(s_.dydx + t * kLanes);
+    ForBatches<kScanBatch>(
+        WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
+          constexpr int kN = count.value;
+          VF x[kN], dt[kN], slope[kN], dy[kN];
+          for (int j = 0; j < kN; ++j) {
+            const int64_t at = i + j * kLanes;
+            x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
+            dy[j] = LoadF(dout + at);
+          }
+          if constexpr (kGate) {
+            VF zs[kN], s[kN];
+            for (int j = 0; j < kN; ++j) zs[j] = LoadF(z + i + j * kLanes);
+            SoftplusAndSigmoid<true>(x, dt, slope, zs, s);
+            ApplyGate(zs, s, dy, token + kBackDgate * kBackWidth + i);
+          } else {
+            Softplus<true>(x, dt, slope);
+          }
+          for (int j = 0; j < kN; ++j) {
+            const int64_t at = i + j * kLanes;
+            const VF ui = LoadF(u + at);
+            const VF dx = hn::Mul(dt[j], ui);
+            StoreF(dt[j], token + kBackDt * kBackWidth + at);
+            StoreF(dx, token + kBackDx * kBackWidth + at);
+            StoreF(dy[j], token + kBackDy * kBackWidth + at);
+            StoreF(slope[j], token + kBackSlope * kBackWidth + at);
+            dydx = hn::MulAdd(dy[j], dx, dydx);
+            StoreF(hn::MulAdd(dy[j], ui, LoadF(dd + at)), dd + at);
+          }
+        });
     StoreF(dydx, s_.dydx + t * kLanes);
   }
 
-  // dgate = dout silu'(z) and dy = dout silu(z).
-  static HWY_INLINE void GateSlopes(const float* z, const float* dout,
-                                    int64_t whole, float* dgate, float* dy) {
-    ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
-      constexpr int kN = count.value;
-      VF x[kN], s[kN];
-      for (int j = 0; j < kN; ++j) x[j] = LoadF(z + i + j * kLanes);
-      Sigmoid(x, s);
-      for (int j = 0; j < kN; ++j) {
-        const int64_t at = i + j * kLanes;
-        const VF g = LoadF(dout + at);
-        const VF gate = hn::Mul(x[j], s[j]);
-        // silu' = s + silu (1 - s)
-        const VF slope = hn::MulAdd(gate, hn::Sub(Set(1.0f), s[j]), s[j]);
-        StoreF(hn::Mul(g, slope), dgate + at);
-        StoreF(hn::Mul(g, gate), dy + at);
-      }
-    });
+  // dgate := dy silu'(z) and dy := dy silu(z); s is the sigmoid of z.
+  template <int kN>
+  static HWY_INLINE void ApplyGate(const VF (&z)[kN], const VF (&s)[kN],
+                                   VF (&dy)[kN], float* dgate) {
+    for (int j = 0; j < kN; ++j) {
+      const VF gate = hn::Mul(z[j], s[j]);
+      // silu' = s + silu (1 - s)
+      const VF slope = hn::MulAdd(gate, hn::Sub(Set(1.0f), s[j]), s[j]);
+      StoreF(hn::Mul(dy[j], slope), dgate + j * kLanes);
+      dy[j] = hn::Mul(dy[j], gate);
+    }
   }
 
   // What a loop over vector i of a panel fetches ahead: the same place of the
@@ -368,13 +394,13 @@ class BackwardSegment {
   HWY_NOINLINE void FinishUpTo(int64_t end) {
     const int64_t stop = std::min(end, pending_.rows);
     const bool whole = pending_.col + pending_.slots * kLanes <= args_.channels;
-    if (streams_ && whole && pending_.next < stop) {
-      for (int k = 0; k < pending_.slots; ++k) {
-        FinishStreams(pending_.row0 + pending_.next, stop - pending_.next,
-                      pending_.col + k * kLanes,
-                      pending_.token + pending_.next * kBackRow + k * kLanes);
+    if (streams_ && whole && pending_.next < stop &&
+        pending_.slots == kBackVectors && pending_.col % kBackPair == 0) {
+      if (args_.u.dtype == DType::kF32) {
+        FinishStreams<float>(stop);
+      } else {
+        FinishStreams<BFloat16>(stop);
       }
-      pending_.next = stop;
       return;
     }
     for (; pending_.next < stop; ++pending_.next) {
@@ -385,43 +411,56 @@ class BackwardSegment {
     }
   }
 
-  // Finish of `rows` rows where everything is gated, fp32 and past the caches.
-  HWY_INLINE void FinishStreams(int64_t row, int64_t rows, int64_t col,
-                                const float* HWY_RESTRICT token) {
-    const auto at = [&](const MatView& v) {
-      return static_cast<float*>(v.data) + row * v.stride + col;
+  // Finish of the pending rows up to `stop` where everything is gated, of one
+  // type, and past the caches.
+  template <class T>
+  HWY_INLINE void FinishStreams(int64_t stop) {
+    constexpr int kSlots = kBackVectors;
+    const int64_t col = pending_.col, row = pending_.row0 + pending_.next;
+    const float* HWY_RESTRICT token =
+        pending_.token + pending_.next * kBackRow;
+    const auto at = [&](const auto& v) {
+      return static_cast<T*>(const_cast<void*>(
+                 static_cast<const void*>(v.data))) +
+             row * v.stride + col;
     };
-    const int64_t u_stride = args_.u.stride, du_stride = du_.view.stride;
-    const int64_t ddt_stride = ddt_.view.stride, dz_stride = dz_.view.stride;
-    const float* HWY_RESTRICT u_at =
-        static_cast<const float*>(args_.u.data) + row * u_stride + col;
-    float* HWY_RESTRICT du_at = at(du_.view);
-    float* HWY_RESTRICT ddt_at = at(ddt_.view);
-    float* HWY_RESTRICT dz_at = at(dz_.view);
-    float* dbias_at = dbias_ + col - g0_ * kScanGroup;
-    const VF d = LoadF(s_.d + col - g0_ * kScanGroup);
-    VF dbias = LoadF(dbias_at);
-    for (; rows > 0; --rows) {
-      const VF u = LoadF(u_at);
-      const VF ddx = LoadF(token + kBackDdx * kBackWidth);
-      const VF du =
-          hn::MulAdd(LoadF(token + kBackDy * kBackWidth), d,
-                     hn::Mul(ddx, LoadF(token + kBackDt * kBackWidth)));
-      StreamF(du, du_at);
-      VF ddt = hn::Mul(LoadF(token + kBackDdt * kBackWidth), Set(kLn2));
-      ddt = hn::MulAdd(ddx, u, ddt);
-      ddt = hn::Mul(ddt, LoadF(token + kBackSlope * kBackWidth));
-      dbias = hn::Add(dbias, ddt);
-      StreamF(ddt, ddt_at);
-      const VF y = hn::MulAdd(d, u, LoadF(token + kBackY * kBackWidth));
-      StreamF(hn::Mul(LoadF(token + kBackDgate * kBackWidth), y), dz_at);
-      token += kBackRow;
-      u_at += u_stride;
-      du_at += du_stride;
-      ddt_at += ddt_stride;
-      dz_at += dz_stride;
+    const T* HWY_RESTRICT u_at = at(args_.u);
+    T* HWY_RESTRICT du_at = at(du_.view);
+    T* HWY_RESTRICT ddt_at = at(ddt_.view);
+    T* HWY_RESTRICT dz_at = at(dz_.view);
+    const int64_t channel = col - g0_ * kScanGroup;
+    VF d[kSlots], dbias[kSlots];
+    for (int k = 0; k < kSlots; ++k) {
+      d[k] = LoadF(s_.d + channel + k * kLanes);
+      dbias[k] = LoadF(dbias_ + channel + k * kLanes);
     }
-    StoreF(dbias, dbias_at);
+    for (; pending_.next < stop; ++pending_.next) {
+      VF du[kSlots], ddt[kSlots], dz[kSlots];
+      for (int k = 0; k < kSlots; ++k) {
+        const float* HWY_RESTRICT from = token + k * kLanes;
+        const VF u = LoadF(u_at + k * kLanes);
+        const VF ddx = LoadF(from + kBackDdx * kBackWidth);
+        du[k] = hn::MulAdd(LoadF(from + kBackDy * kBackWidth), d[k],
+                           hn::Mul(ddx, LoadF(from + kBackDt * kBackWidth)));
+        const VF x = hn::Mul(LoadF(from + kBackDdt * kBackWidth), Set(kLn2));
+        ddt[k] = hn::Mul(hn::MulAdd(ddx, u, x),
+                         LoadF(from + kBackSlope * kBackWidth));
+        dbias[k] = hn::Add(dbias[k], ddt[k]);
+        const VF y = hn::MulAdd(d[k], u, LoadF(from + kBackY * kBackWidth));
+        dz[k] = hn::Mul(LoadF(from + kBackDgate * kBackWidth), y);
+      }
+      StreamLine(du, du_at);
+      StreamLine(ddt, ddt_at);
+      StreamLine(dz, dz_at);
+      token += kBackRow;
+      u_at += args_.u.stride;
+      du_at += du_.view.stride;
+      ddt_at += ddt_.view.stride;
+      dz_at += dz_.view.stride;
+    }
+    for (int k = 0; k < kSlots; ++k) {
+      StoreF(dbias[k], dbias_ + channel + k * kLanes);
+    }
   }
 
   // du, ddt_raw, dz of one vector, and the sum over time of ddt_raw.
@@ -484,6 +523,65 @@ void ScanBackwardRange(const SelectiveScanArgs& args,
   hwy::FlushStream();
 }
 
+template <class T>
+HWY_INLINE void AddParts(const SelectiveScanArgs& args,
+                         const std::vector<ThreadPart>& parts, int64_t row,
+                         int64_t offset, const MatView& to) {
+  const int64_t b = row / args.time, t = row % args.time;
+  const int64_t size = args.time * args.states;
+  T* out = static_cast<T*>(to.data) + row * to.stride;
+  ForLanes(args.states, [&](int64_t n, auto lanes) HWY_ATTR {
+    VF sum = Zero();
+    for (const ThreadPart& part : parts) {
+      if (b < part.first || b >= part.first + part.entries) continue;
+      const float* at = part.dbc + (b - part.first) * size +
+                        offset * part.entries * size + t * args.states + n;
+      sum = hn::Add(sum, LoadF(at, lanes));
+    }
+    StoreF(sum, out + n, lanes);
+  });
+}
+
+// Rows [begin, end) of dB and dC of all threads, in their order.
+void ReduceDbc(const SelectiveScanArgs& args,
+               const SelectiveScanBackwardArgs& grad,
+               const std::vector<ThreadPart>& parts, int64_t begin,
+               int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    for (int64_t i = 0; i < 2; ++i) {
+      const MatView& to = i == 0 ? grad.db : grad.dc;
+      if (to.dtype == DType::kF32) {
+        AddParts<float>(args, parts, row, i, to);
+      } else {
+        AddParts<BFloat16>(args, parts, row, i, to);
+      }
+    }
+  }
+}
+
+// dA, dD and ddt_bias of groups [begin, end) of all batch entries, in their
+// order.
+void ReduceParameters(const SelectiveScanArgs& args,
+                      const SelectiveScanBackwardArgs& grad,
+                      const ScanSums& sums, int64_t begin, int64_t end) {
+  const int64_t groups = ScanGroups(args.channels);
+  for (int64_t g = begin; g < end; ++g) {
+    const int64_t e0 = g * kScanGroup;
+    const int64_t valid = std::min(kScanGroup, args.channels - e0);
+    for (int64_t b = 0; b < args.batch; ++b) {
+      const int64_t at = b * groups + g;
+      TransposeGroupOut<true>(sums.da + at * args.states * kScanGroup,
+                              args.channels, args.states, g, grad.da);
+      const float* dd = sums.dd + at * kScanGroup;
+      const float* dbias = sums.dbias + at * kScanGroup;
+      for (int64_t i = 0; i < valid; ++i) {
+        if (grad.dd != nullptr) grad.dd[e0 + i] += dd[i];
+        if (grad.ddt_bias != nullptr) grad.ddt_bias[e0 + i] += dbias[i];
+      }
+    }
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace carry
 HWY_AFTER_NAMESPACE();
@@ -493,69 +591,8 @@ namespace carry {
 namespace {
 
 HWY_EXPORT(ScanBackwardRange);
-
-// What one thread did: its range of batch * groups and its dB, dC.
-struct ThreadPart {
-  int64_t begin, end;
-  int64_t first, entries;  // Batch entries.
-  float* dbc;
-};
-
-void StoreElement(const MatView& v, int64_t row, int64_t col, float x) {
-  const int64_t at = row * v.stride + col;
-  if (v.dtype == DType::kF32) {
-    static_cast<float*>(v.data)[at] = x;
-  } else {
-    static_cast<BFloat16*>(v.data)[at] = ToBFloat16(x);
-  }
-}
-
-// dB and dC of all threads, in their order.
-void ReduceDbc(const SelectiveScanArgs& args,
-               const SelectiveScanBackwardArgs& grad,
-               const std::vector<ThreadPart>& parts) {
-  const int64_t size = args.time * args.states;
-  ParallelFor(args.batch * args.time, [&](int64_t row) {
-    const int64_t b = row / args.time;
-    const int64_t t = row % args.time;
-    for (int64_t n = 0; n < args.states; ++n) {
-      float db = 0, dc = 0;
-      for (const ThreadPart& part : parts) {
-        if (b < part.first || b >= part.first + part.entries) continue;
-        const float* at =
-            part.dbc + (b - part.first) * size + t * args.states + n;
-        db += at[0];
-        dc += at[part.entries * size];
-      }
-      StoreElement(grad.db, row, n, db);
-      StoreElement(grad.dc, row, n, dc);
-    }
-  });
-}
-
-// dA, dD and ddt_bias of all batch entries, in their order.
-void ReduceParameters(const SelectiveScanArgs& args,
-                      const SelectiveScanBackwardArgs& grad,
-                      const ScanSums& sums) {
-  const int64_t groups = ScanGroups(args.channels);
-  const int64_t group_size = args.states * kScanGroup;
-  ParallelFor(groups, [&](int64_t g) {
-    const int64_t e0 = g * kScanGroup;
-    const int64_t valid = std::min(kScanGroup, args.channels - e0);
-    for (int64_t b = 0; b < args.batch; ++b) {
-      const float* da = sums.da + (b * groups + g) * group_size;
-      const float* dd = sums.dd + (b * groups + g) * kScanGroup;
-      const float* dbias = sums.dbias + (b * groups + g) * kScanGroup;
-      for (int64_t i = 0; i < valid; ++i) {
-        for (int64_t n = 0; n < args.states; ++n) {
-          grad.da[(e0 + i) * args.states + n] += da[n * kScanGroup + i];
-        }
-        if (grad.dd != nullptr) grad.dd[e0 + i] += dd[i];
-        if (grad.ddt_bias != nullptr) grad.ddt_bias[e0 + i] += dbias[i];
-      }
-    }
-  });
-}
+HWY_EXPORT(ReduceDbc);
+HWY_EXPORT(ReduceParameters);
 
 }  // namespace
 
@@ -589,8 +626,16 @@ void SelectiveScanBackward(const SelectiveScanArgs& args,
     HWY_DYNAMIC_DISPATCH(ScanBackwardRange)
     (args, grad, sums, part.begin, part.end, part.dbc);
   });
-  ReduceDbc(args, grad, parts);
-  ReduceParameters(args, grad, sums);
+  // Threads' starts are not worth it for a few rows.
+  const int64_t rows = args.batch * args.time;
+  const int64_t rows_a_task = 256;
+  ParallelFor((rows + rows_a_task - 1) / rows_a_task, [&](int64_t i) {
+    HWY_DYNAMIC_DISPATCH(ReduceDbc)
+    (args, grad, parts, i * rows_a_task, std::min(rows, (i + 1) * rows_a_task));
+  });
+  ParallelRanges(groups, [&](int64_t begin, int64_t end, int) {
+    HWY_DYNAMIC_DISPATCH(ReduceParameters)(args, grad, sums, begin, end);
+  });
 }
 
 }  // namespace carry

@@ -23,47 +23,17 @@ constexpr int64_t kScanTile = 16;
 inline int64_t ScanGroups(int64_t channels) {
   return (channels + kScanGroup - 1) / kScanGroup;
 }
+// Where a panel that begins with group g ends: panels of `most` groups, aligned
+// so that their rows are whole lines of memory.
+inline int64_t PanelEnd(int64_t g, int64_t end, int64_t most) {
+  return std::min((g / most + 1) * most, end);
+}
 // Channels of a panel with its padding.
 inline int64_t WholeGroups(int64_t width) {
   return ScanGroups(width) * kScanGroup;
 }
 inline int64_t ScanTiles(int64_t time) {
   return (time + kScanTile - 1) / kScanTile;
-}
-
-// [E, N] rows of one group, times `factor`, to [N][16].
-inline void TransposeGroupIn(const float* src, int64_t channels, int64_t states,
-                             int64_t group, float* dst) {
-  const int64_t e0 = group * kScanGroup;
-  const int64_t valid = std::min(kScanGroup, channels - e0);
-  for (int64_t n = 0; n < states; ++n) {
-    for (int64_t i = 0; i < valid; ++i) {
-      dst[n * kScanGroup + i] = src[(e0 + i) * states + n];
-    }
-    std::fill(dst + n * kScanGroup + valid, dst + (n + 1) * kScanGroup, 0.0f);
-  }
-}
-
-// The inverse.
-inline void TransposeGroupOut(const float* src, int64_t channels,
-                              int64_t states, int64_t group, float* dst) {
-  const int64_t e0 = group * kScanGroup;
-  const int64_t valid = std::min(kScanGroup, channels - e0);
-  for (int64_t i = 0; i < valid; ++i) {
-    for (int64_t n = 0; n < states; ++n) {
-      dst[(e0 + i) * states + n] = src[n * kScanGroup + i];
-    }
-  }
-}
-
-// A [E, N] of a group to [N][16] in units of log2, so that exp(dt A) is
-// exp2(dt A'). Clamped to finite values: 0 * -inf would be NaN.
-inline void TransposeGroupA(const float* a, int64_t channels, int64_t states,
-                            int64_t group, float* dst) {
-  TransposeGroupIn(a, channels, states, group, dst);
-  for (int64_t i = 0; i < states * kScanGroup; ++i) {
-    dst[i] = std::clamp(dst[i] * 1.44269504089f, -3e38f, 3e38f);
-  }
 }
 
 // Calls body(b, group_begin, group_end) for each batch entry that the range

@@ -93,6 +93,37 @@ HWY_INLINE void StreamF(VF v, BFloat16* p) {
 #endif
 }
 
+// kN vectors side by side, past the caches. For bf16 two of 16 lanes are joined:
+// half a line written so costs as much as a whole one.
+template <int kN>
+HWY_INLINE void StreamLine(const VF (&v)[kN], float* p) {
+  for (int j = 0; j < kN; ++j) StreamF(v[j], p + j * kLanes);
+}
+template <int kN>
+HWY_INLINE void StreamLine(const VF (&v)[kN], BFloat16* p) {
+#if HWY_TARGET <= HWY_AVX3
+  if constexpr (kN % 2 == 0) {
+    const hn::Twice<D16> d;
+    for (int j = 0; j < kN; j += 2) {
+      hn::Stream(hn::Combine(d, RoundToBf16(v[j + 1]), RoundToBf16(v[j])), d,
+                 reinterpret_cast<uint16_t*>(p + j * kLanes));
+    }
+    return;
+  }
+#endif
+  for (int j = 0; j < kN; ++j) StreamF(v[j], p + j * kLanes);
+}
+
+// Whether StreamLine of kN vectors at multiples of their width writes rows of v
+// well.
+template <int kN>
+HWY_INLINE bool CanStreamLines(const MatView& v) {
+  const int64_t bytes = kN * kLanes * SizeOf(v.dtype);
+  if (v.dtype == DType::kBF16 && bytes % 64 != 0) return false;
+  return reinterpret_cast<uintptr_t>(v.data) % bytes == 0 &&
+         v.stride * SizeOf(v.dtype) % bytes == 0;
+}
+
 // Whether rows of a matrix of that many bytes go past the caches: they would
 // not be in L2 any more when they are read.
 template <class T>
@@ -273,27 +304,27 @@ HWY_INLINE void Sigmoid(const VF (&x)[kN], VF (&s)[kN]) {
 // y = max(x, 0) + log1p(e) with e = exp(-|x|), and log1p(e) = 2 atanh(s) with
 // s = e / (2 + e) in [0, 1/3]. The slope is 1 / (1 + e), or e / (1 + e) for
 // x < 0; one reciprocal, of (1 + e) (2 + e), serves both.
+//
+// In two steps, since e and what to take the reciprocal of can go through
+// Exp2 and Reciprocal with others.
 template <bool kSlope, int kN>
-HWY_INLINE void Softplus(const VF (&x)[kN], VF (&y)[kN], VF (&slope)[kN]) {
-  VF e[kN], s[kN], w[kN], p[kN];
-  for (int j = 0; j < kN; ++j) e[j] = hn::Mul(hn::Abs(x[j]), Set(-kLog2E));
-  Exp2(e);
-  if constexpr (kSlope) {
-    for (int j = 0; j < kN; ++j) {
-      p[j] = hn::Add(Set(1.0f), e[j]);
-      w[j] = hn::Add(Set(2.0f), e[j]);
-      s[j] = hn::Mul(p[j], w[j]);
-    }
-    Reciprocal(s);
-    for (int j = 0; j < kN; ++j) {
-      const VF r = hn::Mul(s[j], w[j]);
+HWY_INLINE void SoftplusDenominator(const VF* e, VF (&s)[kN]) {
+  for (int j = 0; j < kN; ++j) {
+    s[j] = hn::Add(Set(2.0f), e[j]);
+    if constexpr (kSlope) s[j] = hn::Mul(s[j], hn::Add(Set(1.0f), e[j]));
+  }
+}
+template <bool kSlope, int kN>
+HWY_INLINE void SoftplusOf(const VF (&x)[kN], const VF* e, const VF* inverse,
+                           VF (&y)[kN], VF (&slope)[kN]) {
+  VF s[kN], w[kN], p[kN];
+  for (int j = 0; j < kN; ++j) {
+    s[j] = hn::Mul(e[j], inverse[j]);
+    if constexpr (kSlope) {
+      const VF r = hn::Mul(inverse[j], hn::Add(Set(2.0f), e[j]));
       slope[j] = hn::IfThenElse(hn::Lt(x[j], Zero()), hn::Mul(e[j], r), r);
-      s[j] = hn::Mul(hn::Mul(e[j], p[j]), s[j]);
+      s[j] = hn::MulAdd(s[j], e[j], s[j]);
     }
-  } else {
-    for (int j = 0; j < kN; ++j) s[j] = hn::Add(Set(2.0f), e[j]);
-    Reciprocal(s);
-    for (int j = 0; j < kN; ++j) s[j] = hn::Mul(e[j], s[j]);
   }
   for (int j = 0; j < kN; ++j) w[j] = hn::Mul(s[j], s[j]);
   for (int j = 0; j < kN; ++j) {
@@ -310,6 +341,36 @@ HWY_INLINE void Softplus(const VF (&x)[kN], VF (&y)[kN], VF (&slope)[kN]) {
     p[j] = hn::MulAdd(hn::Mul(s[j], w[j]), p[j], s[j]);
     y[j] = hn::Add(hn::Max(Zero(), x[j]), p[j]);
   }
+}
+template <bool kSlope, int kN>
+HWY_INLINE void Softplus(const VF (&x)[kN], VF (&y)[kN], VF (&slope)[kN]) {
+  VF e[kN], s[kN];
+  for (int j = 0; j < kN; ++j) e[j] = hn::Mul(hn::Abs(x[j]), Set(-kLog2E));
+  Exp2(e);
+  SoftplusDenominator<kSlope>(e, s);
+  Reciprocal(s);
+  SoftplusOf<kSlope>(x, e, s, y, slope);
+}
+
+// Softplus of x and Sigmoid of z side by side.
+template <bool kSlope, int kN>
+HWY_INLINE void SoftplusAndSigmoid(const VF (&x)[kN], VF (&y)[kN],
+                                   VF (&slope)[kN], const VF (&z)[kN],
+                                   VF (&sigmoid)[kN]) {
+  VF e[2 * kN], d[kN], inverse[2 * kN];
+  for (int j = 0; j < kN; ++j) {
+    e[j] = hn::Mul(hn::Abs(x[j]), Set(-kLog2E));
+    e[kN + j] = hn::Min(Set(126.0f), hn::Mul(z[j], Set(-kLog2E)));
+  }
+  Exp2(e);
+  SoftplusDenominator<kSlope>(e, d);
+  for (int j = 0; j < kN; ++j) {
+    inverse[j] = d[j];
+    inverse[kN + j] = hn::Add(Set(1.0f), e[kN + j]);
+  }
+  Reciprocal(inverse);
+  for (int j = 0; j < kN; ++j) sigmoid[j] = inverse[kN + j];
+  SoftplusOf<kSlope>(x, e, inverse, y, slope);
 }
 
 // A row segment as floats, in whole lines of 16: the view's own memory where
