@@ -35,6 +35,14 @@ int UsableCores() {
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
+// mpirun binds each of two ranks to one core unless it is told otherwise.
+std::string IdleCores(int ranks_here, int64_t idle) {
+  return absl::StrCat(", ", idle, " idle",
+                      ranks_here > 1
+                          ? " (mpirun --bind-to none lets the ranks share them)"
+                          : " (this process may not use them)");
+}
+
 std::string HugePages() {
   std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
   std::stringstream text;
@@ -58,10 +66,13 @@ double MeasureMatMulPeak(DType dtype) {
   return best * 1e9;
 }
 
-std::string DescribeMachine() {
+std::string DescribeMachine(int ranks_here) {
   const std::string cpu = CpuName();
-  return absl::StrCat(NumThreads(), " threads on ", UsableCores(), " of ",
-                      sysconf(_SC_NPROCESSORS_ONLN), " cores",
+  const int64_t cores = sysconf(_SC_NPROCESSORS_ONLN);
+  const int64_t used = int64_t{ranks_here} * UsableCores();
+  return absl::StrCat(NumThreads(), NumThreads() == 1 ? " thread" : " threads",
+                      " on ", UsableCores(), " of ", cores, " cores",
+                      used >= cores ? "" : IdleCores(ranks_here, cores - used),
                       cpu.empty() ? "" : absl::StrCat(" (", cpu, ")"), ", ",
                       InstructionSet(), ", ", HugePages());
 }

@@ -111,10 +111,10 @@ absl::Status Run::Open() {
                 static_cast<double>(trainer_.data().held_out->num_tokens()))));
   progress_.Note(
       absl::StrCat("memory      ", trainer_.memory_plan().ToString()));
-  progress_.Note(
-      absl::StrFormat("machine     %s%s; %sFLOP/s in %s products",
-                      ranks == 1 ? "" : absl::StrCat(ranks, " ranks of "),
-                      DescribeMachine(), Human(matmul_peak_), Name(dtype)));
+  progress_.Note(absl::StrFormat(
+      "machine     %s%s; %sFLOP/s in %s products",
+      ranks == 1 ? "" : absl::StrCat(ranks, " ranks of "),
+      DescribeMachine(ranks_.local_size), Human(matmul_peak_), Name(dtype)));
   progress_.Note(absl::StrCat("folder      ", out_, "\n"));
   return absl::OkStatus();
 }
