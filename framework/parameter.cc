@@ -44,9 +44,14 @@ Initializer UniformInit(double low, double high) {
 
 const PackedWeight& Parameter::Packed(bool transpose, DType dtype,
                                       int64_t rows) {
-  Pack& pack = packs_[transpose ? 1 : 0];
+  PackKind kind = kPlain;
+  if (transpose) kind = rows <= kFewRows ? kFewRowsOnly : kManyRows;
+  Pack& pack = packs_[kind];
   const bool fits = pack.weight != nullptr && pack.dtype == dtype;
   if (fits && pack.version == *version_) return *pack.weight;
+  if (transpose && !grad_.defined()) {
+    packs_[kind == kManyRows ? kFewRowsOnly : kManyRows] = {};
+  }
   SpanInfo info{.category = "op", .name = "pack weights", .dtype = dtype};
   info.bytes = size() * (4 + SizeOf(dtype));
   const Span span(info);
@@ -60,6 +65,14 @@ const PackedWeight& Parameter::Packed(bool transpose, DType dtype,
   }
   pack.version = *version_;
   return *pack.weight;
+}
+
+const Tensor& Parameter::Derived(Tensor (*f)(const Tensor& value)) {
+  if (!derived_.defined() || derived_version_ != *version_) {
+    derived_ = f(value_);
+    derived_version_ = *version_;
+  }
+  return derived_;
 }
 
 const Tensor& Parameter::GradToAdd() {
@@ -114,14 +127,20 @@ Parameter* ParameterStore::Add(std::string name, Shape shape, bool decay,
   return parameters_.back().get();
 }
 
-void ParameterStore::Allocate(uint64_t seed, bool gradients) {
+void ParameterStore::AllocateZeros() {
   values_ = Tensor::Zeros({size_}, DType::kF32, MemoryPart::kParameters);
+  for (const auto& p : parameters_) {
+    p->value_ = values_.Slice(p->offset_, p->shape());
+  }
+}
+
+void ParameterStore::Allocate(uint64_t seed, bool gradients) {
+  AllocateZeros();
   if (gradients) {
     grads_ = Tensor::Zeros({size_}, DType::kF32, MemoryPart::kGradients);
   }
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = *parameters_[i];
-    p.value_ = values_.Slice(p.offset_, p.shape());
     if (gradients) p.grad_ = grads_.Slice(p.offset_, p.shape());
     inits_[i](seed, StreamOf(p.name_), p.value_.f32(), p.size());
   }

@@ -37,8 +37,13 @@ class Parameter {
   bool decay() const { return decay_; }
 
   // The weight [N, K] packed for y = x W^T (transpose) or dx = dy W, in
-  // `dtype`; made at first use and again after the values have changed.
+  // `dtype`; made at first use and again after the values have changed. There
+  // are two for y = x W^T, for kFewRows and for more; a model without
+  // gradients keeps the one used last.
   const PackedWeight& Packed(bool transpose, DType dtype, int64_t rows);
+
+  // f(value()), kept until the values change. One `f` a parameter.
+  const Tensor& Derived(Tensor (*f)(const Tensor& value));
 
  private:
   friend class ParameterStore;
@@ -56,7 +61,10 @@ class Parameter {
     DType dtype = DType::kF32;
     uint64_t version = 0;
   };
-  Pack packs_[2];  // by transpose
+  enum PackKind { kPlain, kManyRows, kFewRowsOnly, kPackKinds };
+  Pack packs_[kPackKinds];
+  Tensor derived_;
+  uint64_t derived_version_ = 0;
 };
 
 // Fills a parameter with its initial values. `stream` differs for every
@@ -86,6 +94,9 @@ class ParameterStore {
   // Allocates the arenas (gradients only if `gradients`) and initialises.
   // Call once, after every Add.
   void Allocate(uint64_t seed, bool gradients);
+  // The same with zeros, for values that are about to be read, and without
+  // gradients.
+  void AllocateZeros();
 
   const std::vector<std::unique_ptr<Parameter>>& parameters() const {
     return parameters_;

@@ -30,6 +30,10 @@ struct MatMulArgs {
 };
 void MatMul(const MatMulArgs& args);
 
+// Products of at most so many rows are bound by reading the weight. A weight
+// that was packed for them is read once, as it lies, at the memory's rate.
+constexpr int64_t kFewRows = 4;
+
 // A weight W [N, K] in the layout that the library likes best for
 // y = x op(W); made once per optimizer step, used for every chunk.
 class PackedWeight {

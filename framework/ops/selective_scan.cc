@@ -79,15 +79,16 @@ void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
 
 }  // namespace
 
-Tensor ScanRates(const Parameter& a_log) {
-  const Tensor& log = a_log.value();
-  // [E, N] is tiny beside [T, E, N]; fp64 keeps it exact.
-  Tensor a = Tensor::Empty(log.shape(), DType::kF32);
-  for (int64_t i = 0; i < a.size(); ++i) {
-    a.f32()[i] =
-        static_cast<float>(-std::exp(static_cast<double>(log.f32()[i])));
-  }
-  return a;
+Tensor ScanRates(Parameter& a_log) {
+  return a_log.Derived([](const Tensor& log) {
+    Tensor a = Tensor::Empty(log.shape(), DType::kF32, MemoryPart::kParameters);
+    for (int64_t i = 0; i < a.size(); ++i) {
+      // [E, N] is tiny beside [T, E, N]; fp64 keeps it exact.
+      a.f32()[i] =
+          static_cast<float>(-std::exp(static_cast<double>(log.f32()[i])));
+    }
+    return a;
+  });
 }
 
 SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,

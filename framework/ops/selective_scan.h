@@ -26,7 +26,7 @@ SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
                                Tensor state_buffer);
 
 // A = -exp(a_log), fp32 [E, N].
-Tensor ScanRates(const Parameter& a_log);
+Tensor ScanRates(Parameter& a_log);
 
 // The scan's effect on a state and, with the gradient of `y` at hand, on the
 // gradient of a state: kernels/selective_scan_summary.h. in.state is not read.

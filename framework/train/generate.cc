@@ -34,14 +34,19 @@ int32_t Sample(const float* logits, int64_t vocab,
     return static_cast<int32_t>(std::max_element(logits, logits + vocab) -
                                 logits);
   }
-  // Tokens from the likeliest down; equal ones by id.
   std::vector<int32_t> order(vocab);
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [logits](int32_t a, int32_t b) {
-    return logits[a] > logits[b];
-  });
-  if (options.top_k > 0 && options.top_k < vocab) order.resize(options.top_k);
-  const double top = logits[order[0]];
+  const bool some = options.top_k > 0 && options.top_k < vocab;
+  if (some || options.top_p < 1) {
+    // From the likeliest down; equal ones by id.
+    const auto likelier = [logits](int32_t a, int32_t b) {
+      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+    };
+    const int64_t k = some ? options.top_k : vocab;
+    std::partial_sort(order.begin(), order.begin() + k, order.end(), likelier);
+    order.resize(k);
+  }
+  const double top = *std::max_element(logits, logits + vocab);
   std::vector<double> weights;
   double total = 0;
   for (int32_t id : order) {

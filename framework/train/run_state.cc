@@ -332,7 +332,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& folder,
       SafetensorsFolder::Open(loaded.path);
   if (!weights.ok()) return weights.status();
   loaded.model = std::make_unique<LanguageModel>(*model, activations);
-  loaded.model->Allocate(0, /*gradients=*/false);
+  loaded.model->parameters().AllocateZeros();
   status = LoadWeights(*weights, loaded.path, *loaded.model);
   if (!status.ok()) return status;
 

@@ -404,7 +404,7 @@ PackedWeight::PackedWeight(ConstMatView w, bool transpose, DType dtype,
   impl.n = transpose ? w.rows : w.cols;
   impl.k = transpose ? w.cols : w.rows;
   CARRY_CHECK(impl.n > 0 && impl.k > 0 && rows_hint > 0);
-  if (transpose && rows_hint <= kVectorRows) {
+  if (transpose && rows_hint <= kFewRows) {
     impl.layout = 0;
     impl.Allocate(Describe(impl.Shape(), true));
     Update(w);
@@ -475,7 +475,7 @@ void MultiplyPacked(const ConstMatView& a, const PackedWeight::Impl& impl,
   MatMulArgs args = {a, false, impl.Shape(), impl.transpose, c, write, bias};
   if (impl.layout == 0) {
     args.b.data = impl.packed.get_data_handle();
-    if (a.rows > kVectorRows) return MatMul(args);
+    if (a.rows > kFewRows) return MatMul(args);
     return VectorMatMul(a, args.b, c, write, bias);
   }
   Product& product = Find(args, impl.packed.get_desc(), impl.layout);

@@ -141,7 +141,7 @@ constexpr int64_t kBytesAThread = 64 << 10;
 
 void VectorMatMul(const ConstMatView& x, const ConstMatView& w,
                   const MatView& y, Write write, const float* bias) {
-  CARRY_CHECK(x.rows <= kVectorRows && x.cols == w.cols && y.cols == w.rows);
+  CARRY_CHECK(x.rows <= kFewRows && x.cols == w.cols && y.cols == w.rows);
   const int64_t stride = Scratch::Rounded(x.cols);
   Scratch scratch(ScratchSlot::kCall, x.rows * stride);
   float* rows = scratch.Take(x.rows * stride);
