@@ -246,6 +246,13 @@ int64_t KeptTapes(const LanguageModel& model, int64_t batch,
   return std::max<int64_t>(1, tape_memory_budget / std::max<int64_t>(bytes, 1));
 }
 
+int64_t PassesInFlight(int64_t passes, int64_t ranks, int64_t layers) {
+  if (ranks == 1) return 1;
+  // Backward takes two to three times as long as forward.
+  const int64_t enough = 1 + (4 * ranks + layers - 1) / layers;
+  return std::min({std::max<int64_t>(passes, 1), enough, kMaxPassesInFlight});
+}
+
 std::vector<StreamStep> StreamOrder(int64_t spans, int64_t passes,
                                     int64_t tapes) {
   std::vector<StreamStep> order;

@@ -91,6 +91,13 @@ absl::StatusOr<std::vector<std::vector<double>>> RunStreamedPasses(
     const std::vector<ChunkSpan>& spans, int64_t tapes,
     const StreamedPassOptions& options);
 
+// How many of a step's `passes` run through `ranks` ranks together, which take
+// the chunks in turn. One pass keeps them busy only while ranks <= layers, and
+// idle for about ranks - 1 layers where forward turns into backward; so many as
+// to hide both, and no more, for each keeps its own edge carries.
+int64_t PassesInFlight(int64_t passes, int64_t ranks, int64_t layers);
+constexpr int64_t kMaxPassesInFlight = 64;
+
 // What a rank does, one after the other, with each span of each pass.
 struct StreamStep {
   enum Kind {
