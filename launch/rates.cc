@@ -209,6 +209,8 @@ RankRates MeasureRates(const config::Recipe& recipe) {
   rates.other_forward = tape / forward.Other();
   rates.other_backward = tape / backward.Other();
   rates.memory = MeasureCopy();
+  TrimMemoryCache();
+  ResetMemoryPeaks();
   rates.message_seconds = 20e-6;
   // In and out of memory that both ranks see, one core at it.
   rates.message_bytes = rates.memory / 4;

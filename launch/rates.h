@@ -14,7 +14,8 @@ namespace carry {
 
 // Runs one layer of the recipe's model over a few tokens on NumThreads()
 // threads. What messages cost is taken from how fast memory is: as if they went
-// through memory that ranks share, and with 20 us for one to arrive.
+// through memory that ranks share, and with 20 us for one to arrive. Peaks of
+// memory in use start anew.
 // `recipe` is resolved.
 RankRates MeasureRates(const config::Recipe& recipe);
 

@@ -166,12 +166,14 @@ absl::StatusOr<std::vector<PassOutcome>> Mesh::RunTogether(
     passes.push_back({request->batch, exchanges.back().get()});
     widest = std::max(widest, request->batch.batch);
   }
+  const bool has_last = !mine.empty() && mine.back().index + 1 == chunks;
   // From what all ranks know: a rank's own chunks may be the short one alone.
   const int64_t tapes =
       KeptTapes(model, widest, all.empty() ? 0 : all[0].end - all[0].begin,
                 last.options.tape_memory_budget);
-  absl::StatusOr<std::vector<std::vector<double>>> nll =
-      RunStreamedPasses(model, passes, mine, tapes, last.options);
+  absl::StatusOr<std::vector<std::vector<double>>> nll = RunStreamedPasses(
+      model, passes, mine, tapes,
+      HoldTapes(has_last, sequence_->size(), model.layers()), last.options);
   if (!nll.ok()) return nll.status();
   std::vector<PassOutcome> outcomes(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {

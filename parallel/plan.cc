@@ -40,7 +40,9 @@ class Player {
     std::vector<std::vector<StreamStep>> steps;
     for (int64_t r = 0; r < ranks_; ++r) {
       const int64_t mine = chunks_ > r ? CeilDiv(chunks_ - r, ranks_) : 0;
-      steps.push_back(StreamOrder(mine, passes, tapes));
+      const bool has_last = (chunks_ - 1) % ranks_ == r;
+      steps.push_back(StreamOrder(mine, passes, tapes,
+                                  HoldTapes(has_last, ranks_, layers_)));
     }
     // Each rank as far as its neighbours let it, round and round.
     std::vector<size_t> next(ranks_, 0);
