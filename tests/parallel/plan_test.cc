@@ -192,7 +192,7 @@ TEST(Plan, MemoryIsWhatTensorsTake) {
     const MemoryPlan plan = PlanTrainingMemory(MakeRecipe(base));
     // What is in flight between threads is not a tensor.
     const auto planned = static_cast<double>(plan.total() - plan.tokens);
-    EXPECT_LT(measured, 1.1 * planned) << plan.ToString();
+    EXPECT_LT(measured, 1.2 * planned) << plan.ToString();
     EXPECT_GT(measured, 0.7 * planned) << plan.ToString();
   }
 }
