@@ -223,7 +223,8 @@ absl::Status Bench(const BenchOptions& options) {
   if (!tokenizer.ok()) return tokenizer.status();
   absl::Status status = ResolveVocabulary(**tokenizer, recipe->mutable_model());
   if (!status.ok()) return status;
-  status = CheckMemory(PlanTrainingMemory(*recipe), AvailableSystemMemory());
+  status = CheckMemory(PlanTrainingMemory(*recipe), *recipe,
+                       AvailableSystemMemory(), 1);
   if (!status.ok()) return status;
 
   std::cout << DescribeRecipe(*recipe) << "machine     " << DescribeMachine()

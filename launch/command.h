@@ -23,6 +23,7 @@ Command AddEval(CLI::App& program);
 Command AddGenerate(CLI::App& program);
 Command AddPrepare(CLI::App& program);
 Command AddInspect(CLI::App& program);
+Command AddPlan(CLI::App& program);
 
 // A recipe and what changes it: the options of every command that reads one.
 struct RecipeOptions {

@@ -45,7 +45,8 @@ int Main(int argc, char** argv) {
   program.footer("carry COMMAND --help says more, with an example.");
   const std::vector<Command> commands = {
       AddTrain(program),    AddBench(program),   AddEval(program),
-      AddGenerate(program), AddPrepare(program), AddInspect(program)};
+      AddGenerate(program), AddPrepare(program), AddInspect(program),
+      AddPlan(program)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -7,7 +7,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "framework/memory.h"
+#include "framework/train/training_data.h"
 #include "kernels/parallel_for.h"
+#include "launch/rates.h"
 #include "launch/recipe.h"
 #include "parallel/mesh.h"
 
@@ -22,19 +25,52 @@ int ThreadsOfRank(int local_size) {
   return bound < all ? bound : std::max(1, all / local_size);
 }
 
+// The recipe with what its tokenizer says of the vocabulary, which the planner
+// needs.
+absl::StatusOr<config::Recipe> WithVocabulary(const config::Recipe& recipe) {
+  config::Recipe known = recipe;
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+      OpenTokenizer(recipe.data().tokenizer());
+  if (!tokenizer.ok()) return tokenizer.status();
+  absl::Status status = ResolveVocabulary(**tokenizer, known.mutable_model());
+  if (!status.ok()) return status;
+  return known;
+}
+
+// In place of AUTO, on all ranks what rank 0 finds.
+absl::Status SettleSchedule(MpiWorld& world, const RankRates& rates,
+                            config::Recipe* recipe) {
+  config::Parallel& parallel = *recipe->mutable_parallel();
+  if (parallel.schedule() != config::Parallel::AUTO) return absl::OkStatus();
+  int64_t memory = parallel.memory_budget();
+  if (memory <= 0) memory = AvailableSystemMemory() / world.local_size;
+  int32_t schedule = ChooseSchedule(*recipe, rates, memory).schedule;
+  absl::Status status = world.world->Broadcast(&schedule, sizeof(schedule), 0,
+                                               {"schedule", -1, -1, ""});
+  parallel.set_schedule(static_cast<config::Parallel::Schedule>(schedule));
+  return status;
+}
+
 }  // namespace
 
 absl::StatusOr<Ranks> StartRanks(const config::Recipe& recipe,
                                  bool threads_given) {
   const config::Parallel& parallel = recipe.parallel();
-  Ranks ranks;
-  if (!LaunchedByMpi() && parallel.data() * parallel.sequence() == 1) {
-    ranks.distribution = std::make_unique<SingleRank>();
-    return ranks;
+  if (LaunchedByMpi() || parallel.data() * parallel.sequence() > 1) {
+    absl::StatusOr<MpiWorld> mpi = InitMpi(parallel.timeout_seconds());
+    if (!mpi.ok()) return mpi.status();
+    return JoinRanks(*std::move(mpi), recipe, threads_given);
   }
-  absl::StatusOr<MpiWorld> mpi = InitMpi(parallel.timeout_seconds());
-  if (!mpi.ok()) return mpi.status();
-  return JoinRanks(*std::move(mpi), recipe, threads_given);
+  Ranks ranks;
+  ranks.distribution = std::make_unique<SingleRank>();
+  absl::StatusOr<config::Recipe> known = WithVocabulary(recipe);
+  if (!known.ok()) return known.status();
+  ranks.recipe = *std::move(known);
+  ranks.rates = MeasureRates(ranks.recipe);
+  if (ranks.recipe.parallel().schedule() == config::Parallel::AUTO) {
+    ranks.recipe.mutable_parallel()->set_schedule(config::Parallel::WAVEFRONT);
+  }
+  return ranks;
 }
 
 absl::StatusOr<Ranks> JoinRanks(MpiWorld world, const config::Recipe& recipe,
@@ -42,16 +78,26 @@ absl::StatusOr<Ranks> JoinRanks(MpiWorld world, const config::Recipe& recipe,
   Ranks ranks;
   ranks.local_size = world.local_size;
   if (!threads_given) SetNumThreads(ThreadsOfRank(world.local_size));
-  absl::StatusOr<std::unique_ptr<Mesh>> mesh =
-      Mesh::Create(std::move(world.world), recipe.parallel());
-  if (!mesh.ok()) return mesh.status();
-  ranks.distribution = *std::move(mesh);
-  absl::Status status =
-      ranks.distribution->CheckEqual("program version", CARRY_VERSION);
+  absl::Status status = CheckMeshSize(recipe.parallel(), world.world->size());
   if (status.ok()) {
-    status = ranks.distribution->CheckEqual("recipe", RecipeText(recipe));
+    status = CheckEqual(*world.world, "program version", CARRY_VERSION);
+  }
+  if (status.ok()) {
+    status = CheckEqual(*world.world, "recipe", RecipeText(recipe));
   }
   if (!status.ok()) return status;
+  absl::StatusOr<config::Recipe> known = WithVocabulary(recipe);
+  if (!known.ok()) return known.status();
+  ranks.recipe = *std::move(known);
+  absl::StatusOr<RankRates> rates = MeasureRates(ranks.recipe, *world.world);
+  if (!rates.ok()) return rates.status();
+  ranks.rates = *rates;
+  status = SettleSchedule(world, ranks.rates, &ranks.recipe);
+  if (!status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<Mesh>> mesh = Mesh::Create(
+      std::move(world.world), ranks.recipe.parallel(), world.local_size);
+  if (!mesh.ok()) return mesh.status();
+  ranks.distribution = *std::move(mesh);
   return ranks;
 }
 

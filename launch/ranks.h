@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "framework/train/distribution.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/plan.h"
 #include "recipes/schema/recipe.pb.h"
 
 namespace carry {
@@ -14,13 +15,17 @@ namespace carry {
 struct Ranks {
   std::unique_ptr<Distribution> distribution;
   int local_size = 1;  // ranks on this machine
+  RankRates rates;     // as measured at start
+  // The recipe, its schedule no longer AUTO.
+  config::Recipe recipe;
 };
 
 // Starts MPI if a launcher started this process or if the recipe asks for more
 // than one rank; refuses a mesh that is not of as many ranks as were started,
 // and ranks that were started with other programs or recipes. Sets the threads
 // of this rank's kernels, if they were not given: the cores that it was bound
-// to, or its share of all.
+// to, or its share of all; measures their rates; asks the planner if the
+// schedule is AUTO (rank 0's answer holds for all).
 absl::StatusOr<Ranks> StartRanks(const config::Recipe& recipe,
                                  bool threads_given);
 

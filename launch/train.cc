@@ -1,20 +1,24 @@
 // `carry train`: a run from its recipe to its last checkpoint.
 #include "launch/train.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "framework/io/checkpoint_folder.h"
 #include "framework/io/file.h"
+#include "framework/memory.h"
 #include "framework/train/trainer.h"
 #include "kernels/parallel_for.h"
 #include "launch/command.h"
@@ -28,6 +32,7 @@
 #include "launch/recipe.h"
 #include "launch/recipe_resolve.h"
 #include "launch/trace.h"
+#include "parallel/plan.h"
 
 namespace carry {
 namespace {
@@ -50,12 +55,16 @@ class Run {
         speaks_(ranks.distribution->rank() == 0),
         out_(std::move(out)),
         cost_(CostOf(trainer.recipe())),
+        plan_(PlanStep(trainer.recipe(), ranks.rates,
+                       std::numeric_limits<int64_t>::max())),
         progress_(stdout, trainer.recipe().training().steps()) {}
 
   absl::Status Open();
   absl::Status Train();
   // Says what the trace shows. Collective.
   absl::Status FinishTrace(Trace& trace, const std::string& path);
+  // Says what was measured beside what was predicted. Collective.
+  absl::Status ComparePlan();
 
  private:
   absl::Status Log(const StepReport& report, double seconds);
@@ -75,12 +84,14 @@ class Run {
   const bool speaks_;  // rank 0 alone logs and writes
   std::string out_;
   RecipeCost cost_;
+  StepPlan plan_;
   double matmul_peak_ = 0;
   Progress progress_;
   std::unique_ptr<MetricsWriter> metrics_;
   // Since the last logged step.
   double seconds_ = 0;
   int64_t steps_ = 0;
+  std::vector<double> step_seconds_;  // of all steps of this process
   int64_t saved_step_ = -1;
 };
 
@@ -115,6 +126,22 @@ absl::Status Run::Open() {
       "machine     %s%s; %sFLOP/s in %s products",
       ranks == 1 ? "" : absl::StrCat(ranks, " ranks of "),
       DescribeMachine(ranks_.local_size), Human(matmul_peak_), Name(dtype)));
+  const config::Parallel& parallel = plan_.parallel;
+  std::string mesh;
+  if (ranks > 1) {
+    mesh = absl::StrCat(
+        parallel.data(), " x ", parallel.sequence(), " ranks",
+        parallel.sequence() > 1
+            ? absl::StrCat(", ",
+                           config::Parallel::Schedule_Name(parallel.schedule()))
+            : "",
+        ": ", FormatBytes(plan_.carry_bytes), " of carries and ",
+        FormatBytes(plan_.other_bytes), " of gradients and weights a step, ",
+        absl::StrFormat("%.1f%% idle, ", 100 * plan_.idle));
+  }
+  progress_.Note(absl::StrCat("predicted   ", mesh,
+                              Human(plan_.tokens_per_second), " tok/s, ",
+                              FormatBytes(plan_.memory.total()), " a rank"));
   progress_.Note(absl::StrCat("folder      ", out_, "\n"));
   return absl::OkStatus();
 }
@@ -198,7 +225,9 @@ absl::Status Run::Train() {
     const double begin = Now();
     absl::StatusOr<StepReport> report = trainer_.Step();
     if (!report.ok()) return report.status();
-    if (status = Log(*report, Now() - begin); !status.ok()) return status;
+    step_seconds_.push_back(Now() - begin);
+    status = Log(*report, step_seconds_.back());
+    if (!status.ok()) return status;
     if (Due(recipe.checkpoint().every())) {
       if (status = Save(); !status.ok()) return status;
     }
@@ -214,7 +243,30 @@ absl::Status Run::Train() {
                      recipe.training().steps(), "; --resume goes on"));
     return absl::OkStatus();
   }
+  if (status = ComparePlan(); !status.ok()) return status;
   return held_out ? Evaluate() : absl::OkStatus();
+}
+
+absl::Status Run::ComparePlan() {
+  if (step_seconds_.empty()) return absl::OkStatus();
+  absl::StatusOr<std::vector<std::string>> peaks = ranks_.distribution->Gather(
+      "memory in use", absl::StrCat(GetTotalMemoryUse().peak));
+  if (!peaks.ok() || !speaks_) return peaks.status();
+  int64_t most = 0;
+  for (const std::string& text : *peaks) {
+    int64_t peak = 0;
+    if (absl::SimpleAtoi(text, &peak)) most = std::max(most, peak);
+  }
+  const auto middle =
+      step_seconds_.begin() + static_cast<int64_t>(step_seconds_.size()) / 2;
+  std::nth_element(step_seconds_.begin(), middle, step_seconds_.end());
+  const double rate = static_cast<double>(cost_.tokens_per_step) / *middle;
+  progress_.Note(absl::StrFormat(
+      "measured    %s tok/s in the middle step, %.2f of what was predicted; "
+      "tensors of %s in a rank at most, %.2f of it",
+      Human(rate), rate / plan_.tokens_per_second, FormatBytes(most),
+      static_cast<double>(most) / static_cast<double>(plan_.memory.total())));
+  return absl::OkStatus();
 }
 
 absl::Status Run::FinishTrace(Trace& trace, const std::string& path) {
@@ -274,7 +326,7 @@ absl::Status Train(const TrainOptions& options, const RanksStarter& start) {
   absl::StatusOr<Ranks> ranks = start(*recipe, options.threads_given);
   if (!ranks.ok()) return ranks.status();
   absl::StatusOr<std::unique_ptr<Trainer>> trainer =
-      Trainer::Create(*recipe, out, *ranks->distribution);
+      Trainer::Create(ranks->recipe, out, *ranks->distribution);
   if (!trainer.ok()) return trainer.status();
   if (options.resume) {
     status = Resume(**trainer, out, ranks->distribution->rank() == 0);

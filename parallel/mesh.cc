@@ -30,6 +30,28 @@ std::vector<Part> Slices(const Range& bucket, int ranks) {
   return parts;
 }
 
+// By rank, on every rank.
+absl::StatusOr<std::vector<std::string>> GatherStrings(
+    Communicator& world, const char* what, const std::string& bytes) {
+  const CommLabel label = {what, -1, -1, ""};
+  const int64_t length = static_cast<int64_t>(bytes.size());
+  std::vector<int64_t> lengths(world.size());
+  absl::Status status =
+      world.AllGather(&length, sizeof(length), lengths.data(), label);
+  if (!status.ok()) return status;
+  const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+  std::string padded = bytes;
+  padded.resize(longest);
+  std::string all(longest * world.size(), '\0');
+  status = world.AllGather(padded.data(), longest, all.data(), label);
+  if (!status.ok()) return status;
+  std::vector<std::string> out;
+  for (int r = 0; r < world.size(); ++r) {
+    out.push_back(all.substr(r * longest, lengths[r]));
+  }
+  return out;
+}
+
 // "1 x 6, 2 x 3, 3 x 2, 6 x 1"
 std::string Factorisations(int n) {
   std::string text;
@@ -42,24 +64,30 @@ std::string Factorisations(int n) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(
-    std::unique_ptr<Communicator> world, const config::Parallel& config) {
+absl::Status CheckMeshSize(const config::Parallel& config, int ranks) {
   const int64_t data = config.data(), sequence = config.sequence();
-  if (data * sequence != world->size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "parallel.data x parallel.sequence is ", data, " x ", sequence, " = ",
-        data * sequence, ", but ", world->size(),
-        world->size() == 1 ? " rank was" : " ranks were", " started; start ",
-        data * sequence, " with mpirun -n ", data * sequence,
-        ", or set parallel.data x parallel.sequence to one of ",
-        Factorisations(world->size())));
-  }
-  const int s = static_cast<int>(sequence);
+  if (data * sequence == ranks) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("parallel.data x parallel.sequence is ", data, " x ",
+                   sequence, " = ", data * sequence, ", but ", ranks,
+                   ranks == 1 ? " rank was" : " ranks were", " started; start ",
+                   data * sequence, " with mpirun -n ", data * sequence,
+                   ", or set parallel.data x parallel.sequence to one of ",
+                   Factorisations(ranks)));
+}
+
+absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(
+    std::unique_ptr<Communicator> world, const config::Parallel& config,
+    int local_size) {
+  CARRY_CHECK(config.schedule() != config::Parallel::AUTO);
+  absl::Status status = CheckMeshSize(config, world->size());
+  if (!status.ok()) return status;
+  const auto s = static_cast<int>(config.sequence());
   absl::StatusOr<std::unique_ptr<Communicator>> group =
       world->Split(world->rank() / s, world->rank() % s);
   if (!group.ok()) return group.status();
   return std::unique_ptr<Mesh>(
-      new Mesh(std::move(world), *std::move(group), config));
+      new Mesh(std::move(world), *std::move(group), config, local_size));
 }
 
 Range Mesh::Rows(int64_t batch_size) const {
@@ -138,12 +166,14 @@ absl::StatusOr<std::vector<PassOutcome>> Mesh::RunTogether(
     passes.push_back({request->batch, exchanges.back().get()});
     widest = std::max(widest, request->batch.batch);
   }
+  const bool has_last = !mine.empty() && mine.back().index + 1 == chunks;
   // From what all ranks know: a rank's own chunks may be the short one alone.
   const int64_t tapes =
       KeptTapes(model, widest, all.empty() ? 0 : all[0].end - all[0].begin,
                 last.options.tape_memory_budget);
-  absl::StatusOr<std::vector<std::vector<double>>> nll =
-      RunStreamedPasses(model, passes, mine, tapes, last.options);
+  absl::StatusOr<std::vector<std::vector<double>>> nll = RunStreamedPasses(
+      model, passes, mine, tapes,
+      HoldTapes(has_last, sequence_->size(), model.layers()), last.options);
   if (!nll.ok()) return nll.status();
   std::vector<PassOutcome> outcomes(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -235,40 +265,30 @@ absl::Status Mesh::Broadcast(const char* what, std::string& bytes) {
 
 absl::StatusOr<std::vector<std::string>> Mesh::Gather(
     const char* what, const std::string& bytes) {
-  const CommLabel label = {what, -1, -1, ""};
-  const int64_t length = static_cast<int64_t>(bytes.size());
-  std::vector<int64_t> lengths(size());
-  absl::Status status =
-      world_->AllGather(&length, sizeof(length), lengths.data(), label);
-  if (!status.ok()) return status;
-  const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-  std::string padded = bytes;
-  padded.resize(longest);
-  std::string all(longest * size(), '\0');
-  status = world_->AllGather(padded.data(), longest, all.data(), label);
-  if (!status.ok()) return status;
-  std::vector<std::string> out;
-  for (int r = 0; r < size(); ++r) {
-    out.push_back(all.substr(r * longest, lengths[r]));
-  }
-  return out;
+  return GatherStrings(*world_, what, bytes);
 }
 
 absl::Status Mesh::CheckEqual(const std::string& what,
                               const std::string& text) {
+  return carry::CheckEqual(*world_, what, text);
+}
+
+absl::Status CheckEqual(Communicator& world, const std::string& what,
+                        const std::string& text) {
   const std::string digest =
       absl::StrCat(absl::Hex(XXH3_64bits(text.data(), text.size())));
   absl::StatusOr<std::vector<std::string>> all =
-      Gather("comparison of ranks", digest);
+      GatherStrings(world, "comparison of ranks", digest);
   if (!all.ok()) return all.status();
+  const int size = world.size();
   // The odd one is the one that most others differ from.
-  for (int r = 0; r < size(); ++r) {
+  for (int r = 0; r < size; ++r) {
     const auto alike = std::count(all->begin(), all->end(), (*all)[r]);
-    if (alike == size()) return absl::OkStatus();
-    if (2 * alike <= size() && (size() > 2 || r > 0)) {
+    if (alike == size) return absl::OkStatus();
+    if (2 * alike <= size && (size > 2 || r > 0)) {
       return absl::FailedPreconditionError(absl::StrCat(
-          "rank ", r, " has another ", what, " than ", size() - alike,
-          size() - alike == 1 ? " other rank" : " other ranks",
+          "rank ", r, " has another ", what, " than ", size - alike,
+          size - alike == 1 ? " other rank" : " other ranks",
           "; start all ranks with one program, one recipe and the same data"));
     }
   }

@@ -17,15 +17,26 @@
 
 namespace carry {
 
+// kInvalidArgument if the mesh of the recipe is not of `ranks` ranks; the error
+// says which sizes are.
+absl::Status CheckMeshSize(const config::Parallel& config, int ranks);
+
+// Distribution::CheckEqual before there is a mesh.
+absl::Status CheckEqual(Communicator& world, const std::string& what,
+                        const std::string& text);
+
 class Mesh : public Distribution {
  public:
-  // Collective over `world`. kInvalidArgument if the mesh of the recipe is not
-  // of world.size() ranks; the error says which sizes are.
+  // Collective over `world`. Errors of CheckMeshSize. REQUIRES a schedule other
+  // than AUTO (parallel/plan.h). `local_size`: of the world, on this
+  // machine.
   static absl::StatusOr<std::unique_ptr<Mesh>> Create(
-      std::unique_ptr<Communicator> world, const config::Parallel& config);
+      std::unique_ptr<Communicator> world, const config::Parallel& config,
+      int local_size = 1);
 
   int rank() const override { return world_->rank(); }
   int size() const override { return world_->size(); }
+  int local_size() const override { return local_size_; }
   int data_index() const { return rank() / sequence_->size(); }
   int sequence_index() const { return sequence_->rank(); }
 
@@ -53,10 +64,12 @@ class Mesh : public Distribution {
 
  private:
   Mesh(std::unique_ptr<Communicator> world,
-       std::unique_ptr<Communicator> sequence, const config::Parallel& config)
+       std::unique_ptr<Communicator> sequence, const config::Parallel& config,
+       int local_size)
       : world_(std::move(world)),
         sequence_(std::move(sequence)),
-        config_(config) {}
+        config_(config),
+        local_size_(local_size) {}
   // Contiguous shards; WAVEFRONT otherwise. One rank needs no schedule.
   bool Prefix() const {
     return config_.schedule() == config::Parallel::PREFIX &&
@@ -70,6 +83,7 @@ class Mesh : public Distribution {
   std::unique_ptr<Communicator> world_;
   std::unique_ptr<Communicator> sequence_;  // ranks of this data index
   config::Parallel config_;
+  int local_size_;
   int64_t next_bucket_ = -1;  // to reduce next; -1: none is under way
   std::vector<std::unique_ptr<Transfer>> reducing_;
   int64_t updates_ = 0;

@@ -1,17 +1,14 @@
 #include "parallel/wavefront.h"
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "framework/train/streamed_pass.h"
 #include "kernels/span.h"
 
 namespace carry {
 namespace {
-
-// Tags are few: kMaxTag / 4 over the layers that a model may have.
-constexpr int64_t kMaxSlots = 64;
 
 SpanInfo SpanOf(const char* category, const char* name, const Stamp& stamp,
                 int peer) {
@@ -24,12 +21,6 @@ SpanInfo SpanOf(const char* category, const char* name, const Stamp& stamp,
 }
 
 }  // namespace
-
-int64_t PassesInFlight(int64_t passes, int64_t sequence, int64_t layers) {
-  // Backward takes two to three times as long as forward.
-  const int64_t enough = 1 + (4 * sequence + layers - 1) / layers;
-  return std::min({std::max<int64_t>(passes, 1), enough, kMaxSlots});
-}
 
 struct WavefrontExchange::Message {
   Tensor floats;  // the carry and its seal
@@ -44,7 +35,7 @@ WavefrontExchange::WavefrontExchange(Communicator& sequence,
       options_(std::move(options)),
       final_(model.layers()),
       receiving_(model.layers()) {
-  CARRY_CHECK(sequence.size() > 1 && options_.slot < kMaxSlots);
+  CARRY_CHECK(sequence.size() > 1 && options_.slot < kMaxPassesInFlight);
   if (options_.initial.empty()) options_.initial.resize(model.layers());
 }
 

@@ -24,12 +24,6 @@
 
 namespace carry {
 
-// How many of a step's `passes` run through the ranks interleaved, chunk by
-// chunk. One keeps S ranks busy only while S <= layers, and idle for about
-// S - 1 layers where forward turns into backward; so many as to hide both, and
-// no more, for each keeps its own carries at chunk edges.
-int64_t PassesInFlight(int64_t passes, int64_t sequence, int64_t layers);
-
 class WavefrontExchange : public CarryExchange {
  public:
   struct Options {

@@ -39,6 +39,8 @@ class Distribution {
 
   virtual int rank() const = 0;  // rank 0 writes files and talks to the user
   virtual int size() const = 0;
+  // Ranks that share this machine's memory.
+  virtual int local_size() const { return 1; }
   // Rows of a step's batch that this rank works on; may be empty.
   virtual Range Rows(int64_t batch_size) const = 0;
   // The part of each bucket whose optimizer state this rank keeps.

@@ -9,62 +9,154 @@
 #include "framework/train/streamed_pass.h"
 
 namespace carry {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// What the plan needs of a recipe and its model.
+struct Sizes {
+  explicit Sizes(const config::Recipe& recipe)
+      : dtype(ActivationDType(recipe)),
+        model(recipe.model(), dtype),
+        length(recipe.training().sequence_length()),
+        data(std::max<int64_t>(1, recipe.parallel().data())),
+        ranks(std::max<int64_t>(1, recipe.parallel().sequence())),
+        budget(recipe.training().tape_memory_budget()),
+        rows(CeilDiv(recipe.training().batch_size(), data)) {
+    const config::Training& training = recipe.training();
+    batch = training.micro_batch_size() > 0
+                ? std::min(training.micro_batch_size(), rows)
+                : rows;
+    chunk = training.chunk_length() > 0
+                ? std::min(training.chunk_length(), length)
+                : length;
+    for (int64_t l = 0; l < model.layers(); ++l) {
+      carry += CarrySize(model.carry_spec(l)) * 4;
+    }
+  }
+
+  DType dtype;
+  LanguageModel model;
+  int64_t length, data, ranks, budget;
+  int64_t rows;       // of this rank
+  int64_t batch;      // rows of a pass
+  int64_t chunk;      // tokens
+  int64_t carry = 0;  // bytes of one sequence, all layers
+};
+
+constexpr int64_t kSealBytes = 32;
+
+void PlanChunks(Sizes& s, MemoryPlan* plan) {
+  const int64_t chunks = CeilDiv(CeilDiv(s.length, s.chunk), s.ranks);
+  const int64_t passes =
+      PassesInFlight(CeilDiv(s.rows, s.batch), s.ranks, s.model.layers());
+  const int64_t kept =
+      std::min(chunks * passes, KeptTapes(s.model, s.batch, s.chunk, s.budget));
+  plan->tape = kept * s.batch * s.chunk * s.model.TapeBytesPerToken();
+  plan->edge_carries = passes * chunks * s.batch * s.carry;
+  if (s.ranks == 1) return;
+  // Receives of a chunk's layers and sends that are still on their way.
+  plan->messages +=
+      2 * passes * (s.batch * s.carry + s.model.layers() * kSealBytes);
+}
+
+void PlanShard(Sizes& s, MemoryPlan* plan) {
+  const int64_t tokens = s.batch * CeilDiv(s.length, s.ranks);
+  const int64_t layers = s.model.layers();
+  const int64_t layer_tape = tokens * s.model.TapeBytesPerToken() / layers;
+  plan->tape =
+      layer_tape * std::clamp<int64_t>(
+                       s.budget / std::max<int64_t>(layer_tape, 1), 1, layers);
+  // The residual stream into each layer and out of the last, and each delta;
+  // in backward, gradients of the stream above and below a layer.
+  plan->inputs = tokens * s.model.config().hidden_size() *
+                 ((layers + 1) * (4 + SizeOf(s.dtype)) + 12);
+  plan->edge_carries = s.batch * s.carry;
+  LinearCarry* linear = s.model.mixer(0).linear_carry();
+  if (linear != nullptr) {
+    plan->messages +=
+        (s.ranks + 1) * (linear->SummarySize(s.batch) * 4 + kSealBytes);
+  }
+}
+
+}  // namespace
+
+std::vector<MemoryPlan::Part> MemoryPlan::Parts() const {
+  return {{"parameters", parameters},
+          {"packed copies", packed},
+          {"gradients", gradients},
+          {"optimizer", optimizer},
+          {"tape", tape},
+          {"logits slice", head},
+          {"edge carries", edge_carries},
+          {"layer inputs", inputs},
+          {"messages", messages},
+          {"tokens", tokens}};
+}
+
+int64_t MemoryPlan::total() const {
+  int64_t sum = 0;
+  for (const Part& part : Parts()) sum += part.bytes;
+  return sum;
+}
+
 std::string MemoryPlan::ToString() const {
-  return absl::StrCat(
-      FormatBytes(total()), ": parameters ", FormatBytes(parameters),
-      ", packed copies ", FormatBytes(packed), ", gradients ",
-      FormatBytes(gradients), ", optimizer ", FormatBytes(optimizer), ", tape ",
-      FormatBytes(tape), ", logits slice ", FormatBytes(head),
-      ", edge carries ", FormatBytes(edge_carries), ", tokens ",
-      FormatBytes(tokens));
+  std::string text = FormatBytes(total());
+  const char* separator = ": ";
+  for (const Part& part : Parts()) {
+    if (part.bytes == 0) continue;
+    absl::StrAppend(&text, separator, part.name, " ", FormatBytes(part.bytes));
+    separator = ", ";
+  }
+  return text;
 }
 
 MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
-  const config::Training& training = recipe.training();
-  const DType dtype = ActivationDType(recipe);
-  const LanguageModel model(recipe.model(), dtype);
-  const int64_t length = training.sequence_length();
-  const int64_t data = std::max<int64_t>(1, recipe.parallel().data());
-  const int64_t sequence = std::max<int64_t>(1, recipe.parallel().sequence());
-  const int64_t rows = (training.batch_size() + data - 1) / data;
-  const int64_t batch = training.micro_batch_size() > 0
-                            ? std::min(training.micro_batch_size(), rows)
-                            : rows;
-  const int64_t chunk = training.chunk_length() > 0
-                            ? std::min(training.chunk_length(), length)
-                            : length;
-  // Of this rank.
-  const int64_t chunks =
-      ((length + chunk - 1) / chunk + sequence - 1) / sequence;
-  const int64_t kept = std::min(
-      chunks, KeptTapes(model, batch, chunk, training.tape_memory_budget()));
-
+  Sizes s(recipe);
+  const int64_t parameters = s.model.parameters().size();
+  const int64_t world = s.data * s.ranks;
   MemoryPlan plan;
-  plan.parameters = model.parameters().size() * 4;
-  plan.packed = 2 * model.parameters().size() * SizeOf(dtype);
+  plan.parameters = parameters * 4;
+  plan.packed = 2 * parameters * SizeOf(s.dtype);
   plan.gradients = plan.parameters;
-  plan.optimizer = 2 * plan.parameters / (data * sequence);
-  plan.tape = kept * batch * chunk * model.TapeBytesPerToken();
-  const int64_t vocab = recipe.model().vocab_size();
-  // Logits, and their gradient where it is narrower.
-  plan.head = CrossEntropySliceRows(batch * chunk, vocab) * vocab *
-              (4 + (dtype == DType::kF32 ? 0 : SizeOf(dtype)));
-  int64_t carry = 0;
-  for (int64_t l = 0; l < model.layers(); ++l) {
-    carry += CarrySize(model.carry_spec(l)) * 4;
+  plan.optimizer = CeilDiv(2 * plan.parameters, world);
+  // What other ranks send of this rank's part of all gradients.
+  plan.messages = plan.gradients / world * (world - 1);
+  const bool prefix =
+      s.ranks > 1 && recipe.parallel().schedule() == config::Parallel::PREFIX;
+  if (prefix) {
+    PlanShard(s, &plan);
+  } else {
+    PlanChunks(s, &plan);
   }
-  plan.edge_carries = chunks * batch * carry;
-  plan.tokens = rows * length * (4 + 4 + 1);
+  const int64_t vocab = recipe.model().vocab_size();
+  const int64_t rows =
+      s.batch * (prefix ? CeilDiv(s.length, s.ranks) : s.chunk);
+  plan.head = CrossEntropySliceRows(rows, vocab) * vocab * 4;
+  plan.tokens = s.rows * s.length * (4 + 4 + 1);
   return plan;
 }
 
-absl::Status CheckMemory(const MemoryPlan& plan, int64_t available) {
-  if (plan.total() <= available) return absl::OkStatus();
+absl::Status CheckMemory(const MemoryPlan& plan, const config::Recipe& recipe,
+                         int64_t available, int ranks) {
+  const int64_t budget = recipe.parallel().memory_budget();
+  const int64_t limit = budget > 0 ? budget : available / ranks;
+  if (plan.total() <= limit) return absl::OkStatus();
+  const bool prefix = recipe.parallel().sequence() > 1 &&
+                      recipe.parallel().schedule() == config::Parallel::PREFIX;
   return absl::ResourceExhaustedError(absl::StrCat(
-      "this recipe needs about ", plan.ToString(), "; ", FormatBytes(available),
-      " are available. Lower training.chunk_length, "
-      "training.micro_batch_size or training.tape_memory_budget (tape), or "
-      "model.hidden_size and model.num_layers (parameters, gradients, "
+      "this recipe needs about ", plan.ToString(), "; ", FormatBytes(limit),
+      budget > 0  ? " are allowed by parallel.memory_budget"
+      : ranks > 1 ? absl::StrCat(" are available to each of ", ranks,
+                                 " ranks on this machine")
+                  : std::string(" are available"),
+      ". Lower ",
+      prefix ? "training.sequence_length or training.micro_batch_size (tape "
+               "and layer inputs: they grow with the shard; parallel.schedule "
+               "WAVEFRONT holds one chunk)"
+             : "training.chunk_length, training.micro_batch_size or "
+               "training.tape_memory_budget (tape)",
+      ", or model.hidden_size and model.num_layers (parameters, gradients, "
       "optimizer)"));
 }
 

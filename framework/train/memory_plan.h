@@ -19,21 +19,30 @@ struct MemoryPlan {
   int64_t tape = 0;          // chunks that keep their tapes
   int64_t head = 0;          // a slice of logits
   int64_t edge_carries = 0;  // carries at chunk edges
+  int64_t inputs = 0;        // PREFIX: what goes into each layer
+  int64_t messages = 0;      // on their way from and to other ranks
   int64_t tokens = 0;        // one step's tokens, targets, document starts
-  int64_t total() const {
-    return parameters + packed + gradients + optimizer + tape + head +
-           edge_carries + tokens;
-  }
+
+  struct Part {
+    const char* name;
+    int64_t bytes;
+  };
+  std::vector<Part> Parts() const;
+  int64_t total() const;
   // "parameters 4.1 MiB, gradients ..." in one line.
   std::string ToString() const;
 };
 
-// Of one rank of the recipe's mesh, from the shapes alone: allocates nothing.
-// `recipe` must be resolved.
+// Of one rank of the recipe's mesh and schedule (AUTO: as WAVEFRONT), from the
+// shapes alone: allocates nothing. `recipe` must be resolved. Does not count
+// what is not a tensor: the program itself, libraries, the cache of freed
+// blocks.
 MemoryPlan PlanTrainingMemory(const config::Recipe& recipe);
 
 // An error that gives the numbers and the fields to lower if the plan exceeds
-// what the machine has available.
-absl::Status CheckMemory(const MemoryPlan& plan, int64_t available);
+// parallel.memory_budget or, where there is none, this rank's share of
+// `available` bytes of a machine that `ranks` share.
+absl::Status CheckMemory(const MemoryPlan& plan, const config::Recipe& recipe,
+                         int64_t available, int ranks);
 
 }  // namespace carry

@@ -246,37 +246,46 @@ int64_t KeptTapes(const LanguageModel& model, int64_t batch,
   return std::max<int64_t>(1, tape_memory_budget / std::max<int64_t>(bytes, 1));
 }
 
+int64_t PassesInFlight(int64_t passes, int64_t ranks, int64_t layers) {
+  if (ranks == 1) return 1;
+  // Backward takes two to three times as long as forward.
+  const int64_t enough = 1 + (4 * ranks + layers - 1) / layers;
+  return std::min({std::max<int64_t>(passes, 1), enough, kMaxPassesInFlight});
+}
+
+bool HoldTapes(bool has_last_chunk, int64_t ranks, int64_t layers) {
+  // In units of a layer forward: a wait of 1 + 2 to 3 for each rank on the
+  // right, or all layers again.
+  return has_last_chunk || 4 * (ranks - 1) <= layers;
+}
+
 std::vector<StreamStep> StreamOrder(int64_t spans, int64_t passes,
-                                    int64_t tapes) {
+                                    int64_t tapes, bool hold) {
   std::vector<StreamStep> order;
   if (spans == 0 || passes == 0) return order;
   // Whole rounds of the newest spans whose tapes all fit, or, of the newest
   // span alone, so many passes at a time.
   const int64_t rounds = std::min(spans, tapes / passes);
-  const int64_t first_kept = spans - std::max<int64_t>(rounds, 1);
+  const bool window = rounds == 0 && hold;
+  const int64_t first_kept = spans - rounds - (window ? 1 : 0);
+  const auto add = [&](StreamStep::Kind kind, int64_t span, int64_t begin,
+                       int64_t end) {
+    for (int64_t m = begin; m < end; ++m) order.push_back({kind, m, span});
+  };
   for (int64_t i = 0; i < first_kept; ++i) {
-    for (int64_t m = 0; m < passes; ++m) {
-      order.push_back({StreamStep::kForward, m, i});
-    }
+    add(StreamStep::kForward, i, 0, passes);
   }
-  if (rounds > 0) {
-    for (int64_t i = first_kept; i < spans; ++i) {
-      for (int64_t m = 0; m < passes; ++m) {
-        order.push_back({StreamStep::kRecord, m, i});
-      }
-    }
+  for (int64_t i = first_kept; i < spans && !window; ++i) {
+    add(StreamStep::kRecord, i, 0, passes);
   }
   for (int64_t i = spans - 1; i >= 0; --i) {
-    const bool window = rounds == 0 && i == first_kept;
-    for (int64_t m = 0; window && m < tapes; ++m) {
-      order.push_back({StreamStep::kRecord, m, i});
-    }
+    const bool turns = window && i == first_kept;
+    if (turns) add(StreamStep::kRecord, i, 0, tapes);
     for (int64_t m = 0; m < passes; ++m) {
       if (i < first_kept) order.push_back({StreamStep::kRerun, m, i});
       order.push_back({StreamStep::kBackward, m, i});
-      if (window && m + tapes < passes) {
-        order.push_back({StreamStep::kRecord, m + tapes, i});
-      }
+      const int64_t next = m + tapes;
+      if (turns && next < passes) add(StreamStep::kRecord, i, next, next + 1);
     }
   }
   return order;
@@ -284,7 +293,7 @@ std::vector<StreamStep> StreamOrder(int64_t spans, int64_t passes,
 
 absl::StatusOr<std::vector<std::vector<double>>> RunStreamedPasses(
     LanguageModel& model, const std::vector<StreamedPass>& passes,
-    const std::vector<ChunkSpan>& spans, int64_t tapes,
+    const std::vector<ChunkSpan>& spans, int64_t tapes, bool hold,
     const StreamedPassOptions& options) {
   const auto n = static_cast<int64_t>(spans.size());
   const auto m = static_cast<int64_t>(passes.size());
@@ -295,7 +304,7 @@ absl::StatusOr<std::vector<std::vector<double>>> RunStreamedPasses(
     running.push_back(std::make_unique<Pass>(model, pass, n, options));
   }
   if (n == 0 || m == 0) return nll;
-  for (const StreamStep& step : StreamOrder(n, m, tapes)) {
+  for (const StreamStep& step : StreamOrder(n, m, tapes, hold)) {
     const ChunkSpan& span = spans[step.span];
     Pass& pass = *running[step.pass];
     const bool last = step.span == 0 && step.pass == m - 1;
@@ -328,7 +337,7 @@ absl::StatusOr<std::vector<double>> RunStreamedPass(
   absl::StatusOr<std::vector<std::vector<double>>> nll = RunStreamedPasses(
       model, {{batch, &exchange}}, spans,
       KeptTapes(model, batch.batch, longest, options.tape_memory_budget),
-      options);
+      /*hold=*/true, options);
   if (!nll.ok()) return nll.status();
   return std::move((*nll)[0]);
 }

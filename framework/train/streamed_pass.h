@@ -83,13 +83,22 @@ struct StreamedPass {
   CarryExchange* exchange;
 };
 // The same for several batches of equal length at once; sums by pass.
-// `layer_done` is called in the last backward of all. Ranks that share the
-// sequences must pass the same `tapes` (StreamOrder): one that had more would
-// wait for passes that its neighbour starts only after its backward.
+// `layer_done` is called in the last backward of all. `tapes` and `hold` are
+// those of StreamOrder. Ranks that share the sequences must pass the same
+// `tapes`, and hold them only where the next does: one that held more than its
+// left neighbour would wait for passes that start there only after its
+// backward.
 absl::StatusOr<std::vector<std::vector<double>>> RunStreamedPasses(
     LanguageModel& model, const std::vector<StreamedPass>& passes,
-    const std::vector<ChunkSpan>& spans, int64_t tapes,
+    const std::vector<ChunkSpan>& spans, int64_t tapes, bool hold,
     const StreamedPassOptions& options);
+
+// How many of a step's `passes` run through `ranks` ranks together, which take
+// the chunks in turn. One pass keeps them busy only while ranks <= layers, and
+// idle for about ranks - 1 layers where forward turns into backward; so many as
+// to hide both, and no more, for each keeps its own edge carries.
+int64_t PassesInFlight(int64_t passes, int64_t ranks, int64_t layers);
+constexpr int64_t kMaxPassesInFlight = 64;
 
 // What a rank does, one after the other, with each span of each pass.
 struct StreamStep {
@@ -103,11 +112,17 @@ struct StreamStep {
   int64_t pass, span;
   bool operator==(const StreamStep&) const = default;
 };
-// At most `tapes` >= 1 chunks hold a tape at any time. Backward is in one
-// order, whatever `tapes` is: from the last span to the first, and for each
-// span from the first pass to the last.
+// At most `tapes` >= 1 chunks hold a tape at any time. Where they do not
+// suffice for one of each pass, the newest span's passes take turns, each
+// running backward before another gets its tape (`hold`), or run forward twice
+// like all others: the first waits for the neighbours' answer, the second
+// computes. Backward is in one order, whatever `tapes` and `hold` are: from the
+// last span to the first, and for each span from the first pass to the last.
 std::vector<StreamStep> StreamOrder(int64_t spans, int64_t passes,
-                                    int64_t tapes);
+                                    int64_t tapes, bool hold);
+// Which is sooner done: a rank that has the sequence's last chunk waits for
+// nobody; others wait for their right neighbours' layers.
+bool HoldTapes(bool has_last_chunk, int64_t ranks, int64_t layers);
 
 // Newest chunks that keep their tapes under the budget; at least 1.
 // `chunk_length` is that of a whole chunk.

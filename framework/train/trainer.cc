@@ -34,7 +34,7 @@ absl::Status Trainer::Open() {
                   (data_.held_out == nullptr ? "" : data_.held_out->digest()));
   if (!status.ok()) return status;
   plan_ = PlanTrainingMemory(recipe_);
-  status = CheckMemory(plan_, AvailableSystemMemory());
+  status = CheckMemoryOnAll();
   if (!status.ok()) return status;
 
   BatchOptions options;
@@ -56,6 +56,19 @@ absl::Status Trainer::Open() {
                      batches_->max_steps(), " steps; lower it"));
   }
   learner_ = std::make_unique<Learner>(recipe_, ranks_);
+  return absl::OkStatus();
+}
+
+// Nobody allocates before all have looked; all get the same answer.
+absl::Status Trainer::CheckMemoryOnAll() {
+  const absl::Status mine =
+      CheckMemory(plan_, recipe_, AvailableSystemMemory(), ranks_.local_size());
+  absl::StatusOr<std::vector<std::string>> all =
+      ranks_.Gather("memory check", std::string(mine.message()));
+  if (!all.ok()) return all.status();
+  for (const std::string& error : *all) {
+    if (!error.empty()) return absl::ResourceExhaustedError(error);
+  }
   return absl::OkStatus();
 }
 

@@ -85,6 +85,7 @@ class Trainer {
           Distribution& ranks)
       : recipe_(recipe), run_folder_(std::move(run_folder)), ranks_(ranks) {}
   absl::Status Open();
+  absl::Status CheckMemoryOnAll();
   absl::StatusOr<CorpusEval> SumOverRanks(CorpusEval eval);
   std::string checkpoints() const { return run_folder_ + "/checkpoints"; }
   std::map<std::string, std::vector<TensorToWrite>> TensorFiles(

@@ -266,49 +266,56 @@ TEST(StreamedPass, FiniteDifferences) {
 // Every span of every pass runs forward once and backward once, in the order
 // that ranks rely on, within the tapes allowed; nothing is run twice that could
 // have kept its tape.
+void CheckOrder(int64_t spans, int64_t passes, int64_t tapes, bool hold,
+                std::vector<std::pair<int64_t, int64_t>>* backward) {
+  std::map<std::pair<int64_t, int64_t>, int> first, taped;
+  int64_t held = 0, reruns = 0;
+  for (const StreamStep& step : StreamOrder(spans, passes, tapes, hold)) {
+    const std::pair<int64_t, int64_t> which(step.span, step.pass);
+    switch (step.kind) {
+      case StreamStep::kForward:
+      case StreamStep::kRecord:
+        EXPECT_EQ(first[which]++, 0);
+        // Carries come from the span before.
+        if (step.span > 0) {
+          EXPECT_EQ((first[{step.span - 1, step.pass}]), 1);
+        }
+        break;
+      case StreamStep::kRerun:
+        EXPECT_EQ(first[which], 1);
+        ++reruns;
+        break;
+      case StreamStep::kBackward:
+        EXPECT_EQ(taped[which]--, 1);
+        --held;
+        backward->push_back(which);
+        continue;
+    }
+    if (step.kind == StreamStep::kForward) continue;
+    EXPECT_EQ(taped[which]++, 0);
+    EXPECT_LE(++held, tapes);
+  }
+  EXPECT_EQ(held, 0);
+  EXPECT_EQ(static_cast<int64_t>(backward->size()), spans * passes);
+  const int64_t kept =
+      std::min(spans, std::max<int64_t>(tapes / passes, hold ? 1 : 0));
+  EXPECT_EQ(reruns, passes * (spans - kept));
+}
+
 TEST(StreamOrder, IsCompleteAndWithinItsTapes) {
   for (int64_t spans = 0; spans <= 5; ++spans) {
     for (int64_t passes = 1; passes <= 4; ++passes) {
-      std::vector<std::pair<int64_t, int64_t>> backward_of_one_tape;
+      std::vector<std::pair<int64_t, int64_t>> want;
+      CheckOrder(spans, passes, 1, true, &want);
       for (int64_t tapes = 1; tapes <= 13; ++tapes) {
-        SCOPED_TRACE(testing::Message() << spans << " spans, " << passes
-                                        << " passes, " << tapes << " tapes");
-        std::map<std::pair<int64_t, int64_t>, int> first, taped;
-        std::vector<std::pair<int64_t, int64_t>> backward;
-        int64_t held = 0, reruns = 0;
-        for (const StreamStep& step : StreamOrder(spans, passes, tapes)) {
-          const std::pair<int64_t, int64_t> which(step.span, step.pass);
-          switch (step.kind) {
-            case StreamStep::kForward:
-            case StreamStep::kRecord:
-              EXPECT_EQ(first[which]++, 0);
-              // Carries come from the span before.
-              if (step.span > 0) {
-                EXPECT_EQ((first[{step.span - 1, step.pass}]), 1);
-              }
-              break;
-            case StreamStep::kRerun:
-              EXPECT_EQ(first[which], 1);
-              ++reruns;
-              break;
-            case StreamStep::kBackward:
-              EXPECT_EQ(taped[which]--, 1);
-              --held;
-              backward.push_back(which);
-              continue;
-          }
-          if (step.kind == StreamStep::kForward) continue;
-          EXPECT_EQ(taped[which]++, 0);
-          EXPECT_LE(++held, tapes);
+        for (const bool hold : {false, true}) {
+          SCOPED_TRACE(testing::Message()
+                       << spans << " spans, " << passes << " passes, " << tapes
+                       << " tapes, hold " << hold);
+          std::vector<std::pair<int64_t, int64_t>> backward;
+          CheckOrder(spans, passes, tapes, hold, &backward);
+          EXPECT_EQ(backward, want);
         }
-        EXPECT_EQ(held, 0);
-        EXPECT_EQ(static_cast<int64_t>(backward.size()), spans * passes);
-        if (spans > 0) {
-          EXPECT_EQ(reruns, passes * (spans - std::clamp<int64_t>(
-                                                  tapes / passes, 1, spans)));
-        }
-        if (tapes == 1) backward_of_one_tape = backward;
-        EXPECT_EQ(backward, backward_of_one_tape);
       }
     }
   }

@@ -24,7 +24,7 @@ TEST_F(CliTest, HelpAndVersion) {
 
 TEST_F(CliTest, EveryCommandHasHelpWithAnExample) {
   for (const char* command :
-       {"train", "bench", "eval", "generate", "prepare", "inspect"}) {
+       {"train", "bench", "eval", "generate", "prepare", "inspect", "plan"}) {
     Result r = Run(std::string(command) + " --help");
     EXPECT_EQ(r.status, 0) << command;
     EXPECT_THAT(r.out, HasSubstr("Example:")) << command;
