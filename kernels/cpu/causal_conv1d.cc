@@ -169,14 +169,25 @@ HWY_INLINE void PrefetchRows(const T* p, int64_t stride) {
 
 // v of kFastRows rows of one vector; x [kFastRows + kFastTaps - 1].
 HWY_INLINE void ConvolveRows(const VF (&x)[kFastRows + kFastTaps - 1],
-                             const ConvWeights& w, int64_t i,
-                             VF (&v)[kFastRows]) {
+                             const ConvWeights& w, int64_t i, VF* v) {
   const VF bias = LoadF(w.bias + i);
   for (int r = 0; r < kFastRows; ++r) v[r] = bias;
   for (int k = 0; k < kFastTaps; ++k) {
     const VF wk = LoadF(w.w[k] + i);
     for (int r = 0; r < kFastRows; ++r) v[r] = hn::MulAdd(wk, x[r + k], v[r]);
   }
+}
+
+// v := silu(v), to what a T can hold.
+template <class T, int kN>
+HWY_INLINE void Silu(VF (&v)[kN]) {
+  VF s[kN];
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    SigmoidForBf16(v, s);
+  } else {
+    Sigmoid(v, s);
+  }
+  for (int j = 0; j < kN; ++j) v[j] = hn::Mul(v[j], s[j]);
 }
 
 // Rows [row, row + kFastRows) of the matrices. `ahead`: further rows of x.
@@ -190,20 +201,38 @@ HWY_INLINE void ForwardRows(const CausalConv1dArgs& args, const MatView& y,
   const TX* next = x0 + (ahead ? 2 * kFastRows - 1 : 0) * stride;
   TY* HWY_RESTRICT y0 = RowPointer<TY>(y, row, task.c0);
   const bool silu = args.silu;
-  ForLanes(task.width, [&](int64_t i, auto lanes) HWY_ATTR {
-    VF x[kFastRows + kFastTaps - 1], v[kFastRows];
+  const auto convolve = [&](int64_t i, auto lanes, VF * v) HWY_ATTR {
+    VF x[kFastRows + kFastTaps - 1];
     for (int r = 0; r < kFastRows + kFastTaps - 1; ++r) {
       x[r] = LoadF(x0 + r * stride + i, lanes);
     }
-    PrefetchRows(next + i, stride);
     ConvolveRows(x, w, i, v);
-    if (silu) {
-      VF s[kFastRows];
-      Sigmoid(v, s);
-      for (int r = 0; r < kFastRows; ++r) v[r] = hn::Mul(v[r], s[r]);
+  };
+  constexpr int kJoined = kLineVectors<TY>;
+  int64_t i = 0;
+  if (stream) {
+    for (; i + kJoined * kLanes <= task.width; i += kJoined * kLanes) {
+      PrefetchRows(next + i, stride);
+      VF v[kJoined * kFastRows];
+      for (int j = 0; j < kJoined; ++j) {
+        convolve(i + j * kLanes, AllLanes(), v + j * kFastRows);
+      }
+      if (silu) Silu<TY>(v);
+      for (int r = 0; r < kFastRows; ++r) {
+        VF line[kJoined];
+        for (int j = 0; j < kJoined; ++j) line[j] = v[j * kFastRows + r];
+        StreamLine(line, y0 + r * y_stride + i);
+      }
     }
+  }
+  ForLanes(task.width - i, [&](int64_t rest, auto lanes) HWY_ATTR {
+    const int64_t at = i + rest;
+    PrefetchRows(next + at, stride);
+    VF v[kFastRows];
+    convolve(at, lanes, v);
+    if (silu) Silu<TY>(v);
     for (int r = 0; r < kFastRows; ++r) {
-      StoreOrStream(v[r], y0 + r * y_stride + i, stream, lanes);
+      StoreF(v[r], y0 + r * y_stride + at, lanes);
     }
   });
 }
@@ -216,7 +245,8 @@ void ForwardTask(const CausalConv1dArgs& args,
                   ConvWeights::Size(taps) + taps * kConvBlock);
   const ConvWeights w(args, task.c0, task.width, &scratch);
   float* copies = scratch.Take(taps * kConvBlock);
-  const bool stream = ShouldStream<TY>(out.y);
+  const bool stream =
+      ShouldStream<TY>(out.y) && CanStreamLines<kLineVectors<TY>>(out.y);
   for (int64_t t = task.t0; t < task.t1; ++t) {
     const int64_t row = task.b * args.time + t;
     if constexpr (kTaps == kFastTaps) {

@@ -83,7 +83,8 @@ class BackwardSegment {
 
   // Whether vectors of kBackVectors can be written past the caches as lines.
   static bool CanStreamPairs(const MatView& v, const ConstMatView& like) {
-    return v.dtype == like.dtype && CanStreamLines<kBackVectors>(v);
+    const bool whole = v.dtype == DType::kF32 || kBackPair * 2 % 64 == 0;
+    return whole && v.dtype == like.dtype && CanStreamLines<kBackVectors>(v);
   }
 
   void Run() {
