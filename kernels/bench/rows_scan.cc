@@ -19,7 +19,7 @@ struct Shape {
 // other shapes half of.
 constexpr double kForwardBar = 0.42, kBackwardBar = 0.21;
 // How many times a forward scan's speed a summary has to reach.
-constexpr double kSummaryBar = 1.25;
+constexpr double kSummaryBar = 1.2;
 
 enum class Pass { kInference, kForward, kBackward };
 
