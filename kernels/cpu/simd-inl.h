@@ -245,8 +245,10 @@ HWY_INLINE void Exp2(VF (&y)[kN]) {
 #if HWY_TARGET <= HWY_AVX3
   // y = k + f with k = floor(y): f by vreduceps, the scaling by vscalefps, one
   // uop each. p is minimax on [0, 1] anchored at p(0) = 1 and p(1) = 2.
-  const float c[] = {0.001879318648f, 0.008990995096f, 0.05581867596f,
-                     0.2401592715f,   0.6931517388f,   1.0f};
+  // Last bits such that rounding does not favour one side near y = 0, where a
+  // slowly decaying state multiplies thousands of them.
+  const float c[] = {0.001879318648f, 0.008990995096f, 0.05581873655f,
+                     0.2401592582f,   0.6931517124f,   1.0f};
   for (int j = 0; j < kN; ++j) f[j] = VF{_mm512_reduce_ps(y[j].raw, 0x09)};
 #else
   // y = k + f with k the nearest integer, found by adding 1.5 * 2^23, whose low
