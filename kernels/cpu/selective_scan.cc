@@ -295,8 +295,8 @@ class ForwardSegment {
               a + at, h + at, token, bc + n, states, keep, rows, ahead0, ahead1,
               [&](int64_t t, VF y) HWY_ATTR {
                 if (gated) {
-                  y = hn::Mul(
-                      y, LoadF(token + t * kForwardRow + kGateValue * kPanelWidth));
+                  y = hn::Mul(y, LoadF(token + t * kForwardRow +
+                                       kGateValue * kPanelWidth));
                 }
                 writer.Write(y, row + t, col, left);
               });
