@@ -33,7 +33,7 @@ constexpr int64_t kPanelWidth = kPanel * kScanGroup;
 
 // A token's row in scratch: arrays of kPanelWidth, and a cache line so that the
 // tokens of a channel do not share cache sets.
-enum ForwardArray { kDt, kDx, kY, kGateValue, kForwardArrays };
+enum ForwardArray { kDt, kDx, kY, kGate, kForwardArrays };
 constexpr int64_t kForwardRow = kForwardArrays * kPanelWidth + kScanGroup;
 
 struct ForwardScratch {
@@ -173,13 +173,7 @@ class ForwardSegment {
   void Panel(int64_t t0, int64_t rows, int64_t g, int64_t g_end, bool reset) {
     const int64_t col = g * kScanGroup;
     const int64_t width = std::min(args_.channels, g_end * kScanGroup) - col;
-    for (int64_t t = 0; t < rows; ++t) {
-      if (args_.z.data != nullptr) {
-        Prepare<true>(t, row0_ + t0 + t, col, width);
-      } else {
-        Prepare<false>(t, row0_ + t0 + t, col, width);
-      }
-    }
+    for (int64_t t = 0; t < rows; ++t) Prepare(t, row0_ + t0 + t, col, width);
     next_t_ = g_end < g1_ ? t0 : t0 + kScanTile;
     next_group_ = g_end < g1_ ? g_end : g0_;
     rows_ = rows;
@@ -194,44 +188,43 @@ class ForwardSegment {
   }
 
   // dt, dx, D u and the gate of one row of a panel.
-  template <bool kGate>
   HWY_INLINE void Prepare(int64_t t, int64_t row, int64_t col, int64_t width) {
     const float* u = RowAsFloat(args_.u, row, col, width, s_.row);
     const float* raw =
         RowAsFloat(args_.dt_raw, row, col, width, s_.row + kPanelWidth);
-    const float* z =
-        kGate ? RowAsFloat(args_.z, row, col, width, s_.row + 2 * kPanelWidth)
-              : nullptr;
     const float* bias = s_.bias + col - g0_ * kScanGroup;
     const float* d = s_.d + col - g0_ * kScanGroup;
     float* HWY_RESTRICT token = s_.token + t * kForwardRow;
-    ForBatches<kScanBatch>(
-        WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
-          constexpr int kN = count.value;
-          VF x[kN], dt[kN], none[kN];
-          for (int j = 0; j < kN; ++j) {
-            const int64_t at = i + j * kLanes;
-            x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
-          }
-          if constexpr (kGate) {
-            VF zs[kN], s[kN];
-            for (int j = 0; j < kN; ++j) zs[j] = LoadF(z + i + j * kLanes);
-            SoftplusAndSigmoid<false>(x, dt, none, zs, s);
-            for (int j = 0; j < kN; ++j) {
-              StoreF(hn::Mul(zs[j], s[j]),
-                     token + kGateValue * kPanelWidth + i + j * kLanes);
-            }
-          } else {
-            Softplus<false>(x, dt, none);
-          }
-          for (int j = 0; j < kN; ++j) {
-            const int64_t at = i + j * kLanes;
-            const VF ui = LoadF(u + at);
-            StoreF(dt[j], token + kDt * kPanelWidth + at);
-            StoreF(hn::Mul(dt[j], ui), token + kDx * kPanelWidth + at);
-            StoreF(hn::Mul(LoadF(d + at), ui), token + kY * kPanelWidth + at);
-          }
-        });
+    const int64_t whole = WholeGroups(width);
+    ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
+      constexpr int kN = count.value;
+      VF x[kN], dt[kN], none[kN];
+      for (int j = 0; j < kN; ++j) {
+        const int64_t at = i + j * kLanes;
+        x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
+      }
+      Softplus<false>(x, dt, none);
+      for (int j = 0; j < kN; ++j) {
+        const int64_t at = i + j * kLanes;
+        const VF ui = LoadF(u + at);
+        StoreF(dt[j], token + kDt * kPanelWidth + at);
+        StoreF(hn::Mul(dt[j], ui), token + kDx * kPanelWidth + at);
+        StoreF(hn::Mul(LoadF(d + at), ui), token + kY * kPanelWidth + at);
+      }
+    });
+    if (args_.z.data == nullptr) return;
+    const float* z =
+        RowAsFloat(args_.z, row, col, width, s_.row + 2 * kPanelWidth);
+    ForBatches<kScanBatch>(whole, [&](int64_t i, auto count) HWY_ATTR {
+      constexpr int kN = count.value;
+      VF x[kN], s[kN];
+      for (int j = 0; j < kN; ++j) x[j] = LoadF(z + i + j * kLanes);
+      Sigmoid(x, s);
+      for (int j = 0; j < kN; ++j) {
+        StoreF(hn::Mul(x[j], s[j]),
+               token + kGate * kPanelWidth + i + j * kLanes);
+      }
+    });
   }
 
   // What the k-th loop over a group's states fetches ahead: the same place of
@@ -296,7 +289,7 @@ class ForwardSegment {
               [&](int64_t t, VF y) HWY_ATTR {
                 if (gated) {
                   y = hn::Mul(
-                      y, LoadF(token + t * kForwardRow + kGateValue * kPanelWidth));
+                      y, LoadF(token + t * kForwardRow + kGate * kPanelWidth));
                 }
                 writer.Write(y, row + t, col, left);
               });

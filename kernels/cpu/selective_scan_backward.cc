@@ -17,6 +17,7 @@
 #include "kernels/cpu/flush_denormals.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/selective_scan_layout.h"
+#include "kernels/cpu/selective_scan_sums.h"
 #include "kernels/parallel_for.h"
 #include "kernels/selective_scan.h"
 
@@ -25,28 +26,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/selective_scan_backward-inl.h"
-
-#ifndef CARRY_KERNELS_CPU_SCAN_SUMS_
-#define CARRY_KERNELS_CPU_SCAN_SUMS_
-namespace carry {
-
-// What one thread did: its range of batch * groups and its dB, dC.
-struct ThreadPart {
-  int64_t begin, end;
-  int64_t first, entries;  // Batch entries.
-  float* dbc;
-};
-
-// Partial sums of one call, in call scratch.
-struct ScanSums {
-  float* da;     // [B][group][N][16]
-  float* dd;     // [B][group * 16]
-  float* dbias;  // [B][group * 16]
-  float* dbc;    // per thread: [2][rows of its batch entries][N]
-};
-
-}  // namespace carry
-#endif  // CARRY_KERNELS_CPU_SCAN_SUMS_
+#include "kernels/cpu/selective_scan_sums-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace carry {
@@ -83,7 +63,8 @@ class BackwardSegment {
 
   // Whether vectors of kBackVectors can be written past the caches as lines.
   static bool CanStreamPairs(const MatView& v, const ConstMatView& like) {
-    return v.dtype == like.dtype && CanStreamLines<kBackVectors>(v);
+    const bool whole = v.dtype == DType::kF32 || kBackPair * 2 % 64 == 0;
+    return whole && v.dtype == like.dtype && CanStreamLines<kBackVectors>(v);
   }
 
   void Run() {
@@ -417,11 +398,10 @@ class BackwardSegment {
   HWY_INLINE void FinishStreams(int64_t stop) {
     constexpr int kSlots = kBackVectors;
     const int64_t col = pending_.col, row = pending_.row0 + pending_.next;
-    const float* HWY_RESTRICT token =
-        pending_.token + pending_.next * kBackRow;
+    const float* HWY_RESTRICT token = pending_.token + pending_.next * kBackRow;
     const auto at = [&](const auto& v) {
-      return static_cast<T*>(const_cast<void*>(
-                 static_cast<const void*>(v.data))) +
+      return static_cast<T*>(
+                 const_cast<void*>(static_cast<const void*>(v.data))) +
              row * v.stride + col;
     };
     const T* HWY_RESTRICT u_at = at(args_.u);
@@ -521,65 +501,6 @@ void ScanBackwardRange(const SelectiveScanArgs& args,
             .Run();
       });
   hwy::FlushStream();
-}
-
-template <class T>
-HWY_INLINE void AddParts(const SelectiveScanArgs& args,
-                         const std::vector<ThreadPart>& parts, int64_t row,
-                         int64_t offset, const MatView& to) {
-  const int64_t b = row / args.time, t = row % args.time;
-  const int64_t size = args.time * args.states;
-  T* out = static_cast<T*>(to.data) + row * to.stride;
-  ForLanes(args.states, [&](int64_t n, auto lanes) HWY_ATTR {
-    VF sum = Zero();
-    for (const ThreadPart& part : parts) {
-      if (b < part.first || b >= part.first + part.entries) continue;
-      const float* at = part.dbc + (b - part.first) * size +
-                        offset * part.entries * size + t * args.states + n;
-      sum = hn::Add(sum, LoadF(at, lanes));
-    }
-    StoreF(sum, out + n, lanes);
-  });
-}
-
-// Rows [begin, end) of dB and dC of all threads, in their order.
-void ReduceDbc(const SelectiveScanArgs& args,
-               const SelectiveScanBackwardArgs& grad,
-               const std::vector<ThreadPart>& parts, int64_t begin,
-               int64_t end) {
-  for (int64_t row = begin; row < end; ++row) {
-    for (int64_t i = 0; i < 2; ++i) {
-      const MatView& to = i == 0 ? grad.db : grad.dc;
-      if (to.dtype == DType::kF32) {
-        AddParts<float>(args, parts, row, i, to);
-      } else {
-        AddParts<BFloat16>(args, parts, row, i, to);
-      }
-    }
-  }
-}
-
-// dA, dD and ddt_bias of groups [begin, end) of all batch entries, in their
-// order.
-void ReduceParameters(const SelectiveScanArgs& args,
-                      const SelectiveScanBackwardArgs& grad,
-                      const ScanSums& sums, int64_t begin, int64_t end) {
-  const int64_t groups = ScanGroups(args.channels);
-  for (int64_t g = begin; g < end; ++g) {
-    const int64_t e0 = g * kScanGroup;
-    const int64_t valid = std::min(kScanGroup, args.channels - e0);
-    for (int64_t b = 0; b < args.batch; ++b) {
-      const int64_t at = b * groups + g;
-      TransposeGroupOut<true>(sums.da + at * args.states * kScanGroup,
-                              args.channels, args.states, g, grad.da);
-      const float* dd = sums.dd + at * kScanGroup;
-      const float* dbias = sums.dbias + at * kScanGroup;
-      for (int64_t i = 0; i < valid; ++i) {
-        if (grad.dd != nullptr) grad.dd[e0 + i] += dd[i];
-        if (grad.ddt_bias != nullptr) grad.ddt_bias[e0 + i] += dbias[i];
-      }
-    }
-  }
 }
 
 }  // namespace HWY_NAMESPACE

@@ -201,18 +201,28 @@ class SummarySegment {
                 (g_end - g) * kScanGroup * sizeof(float));
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t t = in_.backward ? i : rows - 1 - i;
-      Prepare(t, row0_ + t0 + t, col, width);
+      if (in_.gate.data != nullptr) {
+        Prepare<true>(t, row0_ + t0 + t, col, width);
+      } else {
+        Prepare<false>(t, row0_ + t0 + t, col, width);
+      }
     }
+    next_t_ = g_end < g1_ ? t0 : in_.backward ? t0 + kScanTile : t0 - kScanTile;
+    next_group_ = g_end < g1_ ? g_end : g0_;
     for (int64_t i = g; i < g_end; ++i) {
       if (s_.dead[i - g0_] == 0) Group(i, i - g, rows, before);
     }
   }
 
   // D_t and x_t of one row of a panel.
+  template <bool kGate>
   HWY_INLINE void Prepare(int64_t t, int64_t row, int64_t col, int64_t width) {
     const float* x = RowAsFloat(in_.x, row, col, width, s_.row);
     const float* raw =
         RowAsFloat(in_.scan.dt_raw, row, col, width, s_.row + kSummaryWidth);
+    const float* z = kGate ? RowAsFloat(in_.gate, row, col, width,
+                                        s_.row + 2 * kSummaryWidth)
+                           : nullptr;
     const int64_t channel = col - g0_ * kScanGroup;
     const float* bias = s_.bias + channel;
     float* sum = s_.sum + channel;
@@ -222,12 +232,22 @@ class SummarySegment {
     ForBatches<kScanBatch>(
         WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
           constexpr int kN = count.value;
-          VF v[kN], dt[kN], slope[kN];
+          VF v[kN], dt[kN], slope[kN], factor[kN];
           for (int j = 0; j < kN; ++j) {
             const int64_t at = i + j * kLanes;
             v[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
           }
-          Softplus<false>(v, dt, slope);
+          if constexpr (kGate) {
+            VF zs[kN], s[kN];
+            for (int j = 0; j < kN; ++j) zs[j] = LoadF(z + i + j * kLanes);
+            SoftplusAndSigmoid<false>(v, dt, slope, zs, s);
+            for (int j = 0; j < kN; ++j) factor[j] = hn::Mul(zs[j], s[j]);
+          } else {
+            Softplus<false>(v, dt, slope);
+            for (int j = 0; j < kN; ++j) {
+              factor[j] = backward ? Set(1.0f) : dt[j];
+            }
+          }
           for (int j = 0; j < kN; ++j) {
             const int64_t at = i + j * kLanes;
             const VF before = LoadF(sum + at);
@@ -235,24 +255,17 @@ class SummarySegment {
             StoreF(after, sum + at);
             // g_in takes a_t itself; h_out does not.
             StoreF(backward ? after : before, ds + at);
-            const VF in = LoadF(x + at);
-            StoreF(backward ? in : hn::Mul(in, dt[j]), xs + at);
+            StoreF(hn::Mul(LoadF(x + at), factor[j]), xs + at);
           }
         });
-    if (in_.gate.data == nullptr) return;
-    const float* z =
-        RowAsFloat(in_.gate, row, col, width, s_.row + 2 * kSummaryWidth);
-    ForBatches<kScanBatch>(
-        WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
-          constexpr int kN = count.value;
-          VF v[kN], s[kN];
-          for (int j = 0; j < kN; ++j) v[j] = LoadF(z + i + j * kLanes);
-          Sigmoid(v, s);
-          for (int j = 0; j < kN; ++j) {
-            float* at = xs + i + j * kLanes;
-            StoreF(hn::Mul(LoadF(at), hn::Mul(v[j], s[j])), at);
-          }
-        });
+  }
+
+  // What the loops over the states of a group fetch ahead, one matrix each.
+  Prefetcher Ahead(int64_t loop, int64_t in_panel) const {
+    const ConstMatView views[] = {in_.x, in_.scan.dt_raw, in_.gate};
+    if (loop > 2 || next_t_ < 0) return Prefetcher(s_.m);
+    return Prefetcher(views[loop], row0_ + next_t_, kScanTile,
+                      (next_group_ + in_panel) * kScanGroup, s_.m);
   }
 
   HWY_INLINE void Group(int64_t g, int64_t in_panel, int64_t rows,
@@ -268,7 +281,8 @@ class SummarySegment {
         for (int j = 0; j < size.value; ++j) {
           dead = dead && BelowDead(LoadF(a + state + j * kScanGroup), sum);
         }
-        if (!dead) Block<size.value>(a + state, s + state, n, at, rows);
+        const Prefetcher ahead = Ahead(n / kSummaryBlock, in_panel);
+        if (!dead) Block<size.value>(a + state, s + state, n, at, rows, ahead);
       });
     }
   }
@@ -276,7 +290,7 @@ class SummarySegment {
   // kBlock states from n on, of one vector of channels, over the tile.
   template <int kBlock>
   HWY_INLINE void Block(const float* HWY_RESTRICT a_at, float* s_at, int64_t n,
-                        int64_t at, int64_t rows) const {
+                        int64_t at, int64_t rows, Prefetcher ahead) const {
     const float* HWY_RESTRICT ds = s_.d + at;
     const float* HWY_RESTRICT xs = s_.x + at;
     const float* HWY_RESTRICT ms = s_.m + n;
@@ -291,6 +305,8 @@ class SummarySegment {
     int64_t t = 0;
     for (; t + 2 <= rows; t += 2) {
       VF w[2 * kBlock];
+      ahead.Next();
+      ahead.Next();
       for (int k = 0; k < 2; ++k) {
         const VF d = LoadF(ds + k * kSummaryWidth);
         for (int j = 0; j < kBlock; ++j) w[k * kBlock + j] = hn::Mul(d, a[j]);
@@ -339,6 +355,7 @@ class SummarySegment {
   const SummaryInputs& in_;
   const int64_t b_, g0_, g1_, n_, channels_, row0_;
   SummaryScratch s_;
+  int64_t next_t_ = 0, next_group_ = 0;  // The next panel.
 };
 
 void Summarize(const SummaryInputs& in) {

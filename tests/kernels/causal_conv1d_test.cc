@@ -48,6 +48,9 @@ const Case kCases[] = {
     {"Bf16", 2, 35, 130, 4, {7}, true, true, true, kBF16, kBF16, 1},
     {"Bf16ToFloat", 1, 35, 33, 3, {7}, true, true, true, kBF16, kF32},
     {"FloatToBf16", 1, 35, 33, 4, {7}, true, true, true, kF32, kBF16},
+    // 4 MB: written past the caches.
+    {"Large", 1, 260, 4104, 4, {33}, true, false},
+    {"LargeBf16", 1, 516, 4128, 4, {33}, true, false, true, kBF16, kBF16},
     {"OneThread", 2, 300, 33, 4, {}, true, true, true, kF32, kF32, 0, 1},
     {"ManyThreads", 2, 300, 33, 4, {9}, true, true, true, kF32, kF32, 0, 7},
 };

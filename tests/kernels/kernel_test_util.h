@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <new>
 #include <random>
 #include <string>
 #include <vector>
@@ -65,6 +66,23 @@ inline Doubles Values(const ConstMatView& v) {
   return values;
 }
 
+// Memory that begins with a cache line, as a tensor's does: without a margin,
+// kernels may write such rows past the caches.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+
+  LineAllocator() = default;
+  template <class U>
+  explicit LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t n) {
+    return static_cast<T*>(::operator new(n * sizeof(T), kLine));
+  }
+  void deallocate(T* p, size_t) { ::operator delete(p, kLine); }
+  bool operator==(const LineAllocator&) const { return true; }
+};
+
 // A matrix [rows, cols] of fp32 or bf16 inside a wider one, whose other
 // elements must not change. `margin` columns lie on either side.
 class Matrix {
@@ -123,8 +141,8 @@ class Matrix {
 
   int64_t rows_, cols_, margin_;
   DType dtype_;
-  std::vector<float> floats_;
-  std::vector<BFloat16> halves_;
+  std::vector<float, LineAllocator<float>> floats_;
+  std::vector<BFloat16, LineAllocator<BFloat16>> halves_;
 };
 
 inline double Rms(const Doubles& v) {

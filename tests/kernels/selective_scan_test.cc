@@ -84,6 +84,11 @@ const Case kCases[] = {
      kBF16,
      DType::kF32,
      0},
+    // Rows of whole cache lines, written past the caches.
+    {"Bf16Lines", 1, 50, 416, 16, {20}, true, true, true, kBF16, kBF16},
+    {"Bf16LinesStrided", 2, 35, 160, 4, {}, true, true, true, kBF16, kBF16, 32},
+    // Threads whose first group is the second half of a line.
+    {"Bf16OddGroups", 1, 35, 224, 8, {}, true, true, true, kBF16, kBF16, 0, 5},
     {"OneThread",
      2,
      35,
@@ -382,6 +387,73 @@ TEST(SelectiveScan, ExtremeStepsGiveNoNan) {
     for (const auto* v : {&state_out, &da, &dd, &dbias, &ds}) {
       EXPECT_TRUE(AllFinite(*v));
     }
+  });
+}
+
+// In the L2 norm, against the root of the mean square.
+template <class V>
+void ExpectSmallError(const std::string& what, const V& got,
+                      const Doubles& want, double tolerance = 5e-6) {
+  EXPECT_LE(testing::Compare(Doubles(got.begin(), got.end()), want).l2,
+            tolerance)
+      << what;
+}
+
+// States that hardly decay: what each step's product loses adds up.
+TEST(SelectiveScan, LongProductsStayExact) {
+  const Case c = {"", 1, 3000, 16, 4, {}, true, true, false};
+  ScanInputs in = MakeInputs(c);
+  testing::Random random(8);
+  in.dt_raw = random.Vector(in.dt_raw.size(), -6, -4);
+  in.a = random.Vector(in.a.size(), -1, -0.1);
+  in.b = random.Vector(in.b.size(), -1, 1);
+  const ScanOutputs want = reference::ScanForward(in);
+  const Doubles dout = random.Vector(in.u.size(), -1, 1);
+  const ScanGradients grad = reference::ScanBackward(in, dout, {});
+  testing::ForEachTarget([&] {
+    KernelInputs k(in, c);
+    Matrix out(3000, 16, DType::kF32), g(dout, 3000, 16, DType::kF32);
+    Matrix du = out, ddt = out, dz = out, db(3000, 4, DType::kF32), dc = db;
+    std::vector<float> saved = Saved(c), da(64), state(64), dstate_in(64);
+    SelectiveScanForward(k.args, {out.view(), state.data(), saved.data()});
+    SelectiveScanBackward(
+        k.args,
+        {g.view(), nullptr, saved.data(), du.view(), ddt.view(), dz.view(),
+         db.view(), dc.view(), da.data(), nullptr, nullptr, dstate_in.data()});
+    ExpectSmallError("out", out.values(), want.out);
+    ExpectSmallError("state_out", state, want.state_out);
+    ExpectSmallError("du", du.values(), grad.u);
+    ExpectSmallError("ddt", ddt.values(), grad.dt_raw);
+    ExpectSmallError("db", db.values(), grad.b);
+    ExpectSmallError("dc", dc.values(), grad.c);
+    ExpectSmallError("da", da, grad.a, 2e-5);
+    ExpectSmallError("dstate_in", dstate_in, grad.state_in);
+  });
+}
+
+// A state that decays below the smallest normal number becomes zero: else each
+// further token would cost a hundred cycles an operation. The caller's own
+// arithmetic keeps its denormals.
+TEST(SelectiveScan, DenormalStatesBecomeZero) {
+  const Case c = {"", 1, 200, 20, 16, {}, false, true, false};
+  ScanInputs in = MakeInputs(c);
+  std::fill(in.u.begin() + 20, in.u.end(), 0.0);
+  in.dt_raw.assign(in.dt_raw.size(), 0.0);  // dt = log 2
+  in.a.assign(in.a.size(), -1.0);           // a = 1/2
+  volatile float tiny = 1e-38f;
+  testing::ForEachTarget([&] {
+    const Forward run = RunForward(c, in);
+    const ScanOutputs want = reference::ScanForward(in);
+    for (size_t i = 0; i < run.out.size(); ++i) {
+      if (i / 20 > 140) {
+        EXPECT_EQ(run.out[i], 0.0) << i;
+      }
+      EXPECT_NEAR(run.out[i], want.out[i],
+                  std::ldexp(3e-5, -static_cast<int>(i / 20)) + 1e-36)
+          << i;
+    }
+    for (float h : run.state) EXPECT_EQ(h, 0.0f);
+    EXPECT_GT(tiny / 16, 0.0f);
   });
 }
 
