@@ -75,7 +75,8 @@ void AddComparisonRows(std::vector<BenchRowMaker>* rows) {
   for (const char* name : {"scan forward fp32 B1 T2048 E1536 N16",
                            "scan backward fp32 B1 T2048 E1536 N16"}) {
     for (const char* target : {"AVX2", "SSE4"}) {
-      const bool usable = HasTarget(target) && InstructionSet() != std::string(target);
+      const bool usable =
+          HasTarget(target) && InstructionSet() != std::string(target);
       const double bar = std::string(target) == "AVX2" ? 0.4 : 0;
       if (usable) AddTarget(Find(all, name), target, bar, rows);
     }

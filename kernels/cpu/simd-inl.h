@@ -93,8 +93,8 @@ HWY_INLINE void StreamF(VF v, BFloat16* p) {
 #endif
 }
 
-// kN vectors side by side, past the caches. For bf16 two of 16 lanes are joined:
-// half a line written so costs as much as a whole one.
+// kN vectors side by side, past the caches. For bf16 two of 16 lanes are
+// joined: half a line written so costs as much as a whole one.
 template <int kN>
 HWY_INLINE void StreamLine(const VF (&v)[kN], float* p) {
   for (int j = 0; j < kN; ++j) StreamF(v[j], p + j * kLanes);
@@ -117,7 +117,7 @@ HWY_INLINE void StreamLine(const VF (&v)[kN], BFloat16* p) {
 // How many vectors StreamLine takes to write whole lines.
 template <class T>
 constexpr int kLineVectors =
-    HWY_TARGET <= HWY_AVX3 && std::is_same_v<T, BFloat16> ? 2 : 1;
+    HWY_TARGET <= HWY_AVX3&& std::is_same_v<T, BFloat16> ? 2 : 1;
 
 // Whether StreamLine of kN vectors at multiples of their width writes rows of v
 // well.
