@@ -83,14 +83,17 @@ __global__ void __launch_bounds__(128, kLanes == 16 ? 3 : 4)
   for (int64_t t0 = begin; t0 < end; t0 += kScanTile) {
     const int rows =
         end - t0 < kScanTile ? static_cast<int>(end - t0) : kScanTile;
-    LoadTileRows<true, true>(in, batch * in.time + t0, rows, tile);
+    LoadTileRows<true, true, false>(in, batch * in.time + t0, rows, tile);
     if (args.saved != nullptr && mine) {
-      float* to =
-          args.saved +
-          ((batch * tiles + t0 / kScanTile) * in.states + n0) * in.channels + e;
+      float* to = args.saved +
+                  ((batch * tiles + t0 / kScanTile) * in.saved_states + n0) *
+                      in.channels +
+                  e;
 #pragma unroll
       for (int j = 0; j < kStates; ++j) {
-        if (n0 + j < in.states) to[j * in.channels] = h[j];
+        if (j % kBackwardStates == 0 && n0 + j >= in.saved_states) break;
+        *to = h[j];
+        to += in.channels;
       }
     }
     // A tile's loads are all under way before the first is used.

@@ -14,7 +14,7 @@ namespace carry::cuda {
 template <class T>
 struct ScanInputs {
   int64_t time, channels, segments, segment_time;
-  int states;
+  int states, saved_states;
   const T *u, *dt_raw, *z;  // z: or nullptr
   int64_t u_stride, dt_stride, z_stride;
   AnyMatrix b, c;
@@ -50,6 +50,7 @@ ScanInputs<T> MakeInputs(const SelectiveScanArgs& args, const ScanPlan& plan) {
           plan.segments,
           plan.segment_time,
           static_cast<int>(args.states),
+          ScanSavedStates(args.states),
           static_cast<const T*>(args.u.data),
           static_cast<const T*>(args.dt_raw.data),
           static_cast<const T*>(args.z.data),
@@ -73,21 +74,23 @@ struct TileRows {
   int starts[kScanTile];
 };
 
-// All threads of the block call. Rows beyond `rows` are not written.
-template <bool kB, bool kC, int kStates, class T>
+// All threads of the block call. Rows beyond `rows` are not written, or (kPad)
+// are 0.
+template <bool kB, bool kC, bool kPad, int kStates, class T>
 __device__ __forceinline__ void LoadTileRows(const ScanInputs<T>& in,
                                              int64_t row, int rows,
                                              TileRows<kStates>* tile) {
+  const int filled = kPad ? kScanTile : rows;
   __syncthreads();  // Of the tile before.
-  for (int i = threadIdx.x; i < rows * kStates; i += blockDim.x) {
+  for (int i = threadIdx.x; i < filled * kStates; i += blockDim.x) {
     const int t = i / kStates, n = i % kStates;
-    const bool exists = n < in.states;
+    const bool exists = n < in.states && (!kPad || t < rows);
     if (kB) tile->b[t][n] = exists ? in.b.Load(row + t, n) : 0.0f;
     if (kC) tile->c[t][n] = exists ? in.c.Load(row + t, n) : 0.0f;
   }
-  for (int t = threadIdx.x; t < rows; t += blockDim.x) {
-    tile->starts[t] =
-        in.document_start != nullptr && in.document_start[row + t] != 0;
+  for (int t = threadIdx.x; t < filled; t += blockDim.x) {
+    tile->starts[t] = in.document_start != nullptr && (!kPad || t < rows) &&
+                      in.document_start[row + t] != 0;
   }
   __syncthreads();
 }
@@ -104,6 +107,19 @@ struct Place {
         part(lane / kChannels),
         channel(threadIdx.x / kWarpSize * kChannels + lane % kChannels) {}
   __device__ __forceinline__ int first_state() const { return part * kStates; }
+  // Sums of two values over the lanes of a channel, for half the shuffles of
+  // two sums: even parts get that of x, odd parts that of y.
+  __device__ __forceinline__ float Sum2(float x, float y) const {
+    static_assert(kLanes > 1);
+    const bool odd = part % 2 != 0;
+    float sum = odd ? y : x;
+    sum += __shfl_xor_sync(kAllLanes, odd ? x : y, kChannels);
+#pragma unroll
+    for (int lanes = 2 * kChannels; lanes < kWarpSize; lanes *= 2) {
+      sum += __shfl_xor_sync(kAllLanes, sum, lanes);
+    }
+    return sum;
+  }
   // Sum over the lanes of a channel; all get it.
   __device__ __forceinline__ float Sum(float x) const {
 #pragma unroll

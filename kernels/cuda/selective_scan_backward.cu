@@ -44,69 +44,102 @@ struct BackwardShared {
 };
 
 // The part of a thread that walks over memory: one channel, every kLanes-th
-// token of a tile. Not the channel whose states it owns.
+// token of a tile, tile by tile from the right. Not the channel whose states it
+// owns.
 template <class T, int kLanes>
 struct Mover {
   using Shared = BackwardShared<kLanes>;
   int channel, first;
   int64_t e;
-  bool mine;
-  float bias, skip;
+  bool mine, gate;
+  float bias;
+  const T *dt_at, *u_at, *dout_at, *z_at;
+  T *ddt_at, *du_at, *dz_at;
   float dd = 0.0f, dbias = 0.0f;
 
-  __device__ __forceinline__ Mover(const ScanInputs<T>& in, int64_t e0)
+  // row0: the first of the last tile.
+  __device__ __forceinline__ Mover(const BackwardArgs<T>& args, int64_t e0,
+                                   int64_t row0)
       : channel(threadIdx.x % Shared::kChannels),
         first(threadIdx.x / Shared::kChannels),
         e(e0 + channel),
-        mine(e < in.channels) {
+        mine(e < args.in.channels),
+        gate(args.in.z != nullptr) {
+    const ScanInputs<T>& in = args.in;
     if (!mine) e = in.channels - 1;
-    bias = in.Bias(e), skip = in.Skip(e);
+    bias = in.Bias(e);
+    const int64_t row = row0 + first;
+    dt_at = in.dt_raw + row * in.dt_stride + e;
+    u_at = in.u + row * in.u_stride + e;
+    dout_at = args.dout + row * args.dout_stride + e;
+    ddt_at = args.ddt_raw + row * args.ddt_stride + e;
+    du_at = args.du + row * args.du_stride + e;
+    z_at = gate ? in.z + row * in.z_stride + e : u_at;
+    dz_at = gate ? args.dz + row * args.dz_stride + e : du_at;
   }
 
-  // Channels that do not exist have steps and inputs of 0.
-  __device__ __forceinline__ void Load(const BackwardArgs<T>& args,
-                                       int64_t row0, int rows, Shared* shared) {
+  // Channels and tokens that do not exist have inputs of 0, and tokens steps of
+  // 0, which change neither states nor gradients.
+  template <bool kFull>
+  __device__ __forceinline__ void Load(const BackwardArgs<T>& args, int rows,
+                                       Shared* shared) {
     const ScanInputs<T>& in = args.in;
+    const T *dt_t = dt_at, *u_t = u_at, *dout_t = dout_at, *z_t = z_at;
 #pragma unroll
     for (int k = 0; k < kScanTile; k += kLanes) {
       const int t = k + first;
-      if (t >= rows) continue;
-      const int64_t row = row0 + t;
-      const float raw = LoadF(in.dt_raw + row * in.dt_stride + e) + bias;
-      const float u = LoadF(in.u + row * in.u_stride + e);
-      float dy = LoadF(args.dout + row * args.dout_stride + e);
-      float dz = 0.0f;
-      if (in.z != nullptr) {
-        const float z = LoadF(in.z + row * in.z_stride + e);
-        const float s = Sigmoid(z);
-        dz = dy * SiluSlope(z, s);
-        dy *= z * s;
+      if (kLanes > kScanTile && t >= kScanTile) break;
+      float u = 0.0f, dy = 0.0f, dz = 0.0f;
+      SoftplusAndSlope dt = {0.0f, 0.0f};
+      if (kFull || t < rows) {
+        dt = SoftplusWithSlope(LoadF(dt_t) + bias);
+        u = mine ? LoadF(u_t) : 0.0f;
+        dy = mine ? LoadF(dout_t) : 0.0f;
+        if (gate) {
+          const float z = LoadF(z_t);
+          const float s = Sigmoid(z);
+          dz = dy * SiluSlope(z, s);
+          dy *= z * s;
+        }
       }
-      shared->dt[t][channel] = mine ? Softplus(raw) : 0.0f;
-      shared->u[t][channel] = mine ? u : 0.0f;
-      shared->dy[t][channel] = mine ? dy : 0.0f;
+      dt_t += kLanes * in.dt_stride;
+      u_t += kLanes * in.u_stride;
+      dout_t += kLanes * args.dout_stride;
+      z_t += kLanes * in.z_stride;
+      shared->dt[t][channel] = dt.value;
+      shared->slope[t][channel] = dt.slope;
+      shared->u[t][channel] = u;
+      shared->dy[t][channel] = dy;
       shared->dz[t][channel] = dz;
-      shared->slope[t][channel] = Sigmoid(raw);
       dd += dy * u;
     }
+    dt_at -= kScanTile * in.dt_stride;
+    u_at -= kScanTile * in.u_stride;
+    dout_at -= kScanTile * args.dout_stride;
+    z_at -= kScanTile * in.z_stride;
   }
 
-  __device__ __forceinline__ void Store(const BackwardArgs<T>& args,
-                                        int64_t row0, int rows,
+  __device__ __forceinline__ void Store(const BackwardArgs<T>& args, int rows,
                                         const Shared& shared) {
+    T *ddt_t = ddt_at, *du_t = du_at, *dz_t = dz_at;
+    if (mine) {
 #pragma unroll
-    for (int k = 0; k < kScanTile; k += kLanes) {
-      const int t = k + first;
-      if (t >= rows || !mine) continue;
-      const int64_t row = row0 + t;
-      const float ddt = shared.dt[t][channel];
-      dbias += ddt;
-      StoreF(ddt, args.ddt_raw + row * args.ddt_stride + e);
-      StoreF(shared.u[t][channel], args.du + row * args.du_stride + e);
-      if (args.in.z != nullptr) {
-        StoreF(shared.dz[t][channel], args.dz + row * args.dz_stride + e);
+      for (int k = 0; k < kScanTile; k += kLanes) {
+        const int t = k + first;
+        if (t >= rows) break;
+        const float ddt = shared.dt[t][channel];
+        dbias += ddt;
+        StoreF(ddt, ddt_t);
+        StoreF(shared.u[t][channel], du_t);
+        if (gate) StoreF(shared.dz[t][channel], dz_t);
+        ddt_t += kLanes * args.ddt_stride;
+        du_t += kLanes * args.du_stride;
+        dz_t += kLanes * args.dz_stride;
       }
     }
+    ddt_at -= kScanTile * args.ddt_stride;
+    du_at -= kScanTile * args.du_stride;
+    dz_at -= kScanTile * args.dz_stride;
   }
 };
 
@@ -145,28 +178,34 @@ struct Owner {
     }
   }
 
-  // h before the tile.
+  // h before the tile. Lanes beyond the last state, and channels beyond the
+  // last, read those of others: nothing comes of them.
   __device__ __forceinline__ void LoadSaved(const BackwardArgs<T>& args,
                                             int64_t t0, float* h) const {
     const ScanInputs<T>& in = args.in;
     const int64_t tiles = (in.time + kScanTile - 1) / kScanTile;
-    const int n0 = place.first_state();
+    const int states = in.saved_states;
+    const int n0 = place.first_state() < states ? place.first_state() : 0;
     const float* from =
         args.saved +
-        ((blockIdx.z * tiles + t0 / kScanTile) * in.states + n0) * in.channels +
-        e;
+        ((blockIdx.z * tiles + t0 / kScanTile) * states + n0) * in.channels + e;
 #pragma unroll
     for (int j = 0; j < kStates; ++j) {
-      h[j] = mine && n0 + j < in.states ? from[j * in.channels] : 0.0f;
+      h[j] = *from;
+      from += in.channels;
     }
   }
 
   // The tile's states again, each kept before its token; and dz.
-  __device__ __forceinline__ void Recompute(int rows, bool gate, float* h,
+  __device__ __forceinline__ void Recompute(bool gate, float* h,
                                             Shared* shared) const {
     const int n0 = place.first_state(), channel = place.channel;
-    for (int t = 0; t < rows; ++t) {
-      const bool start = shared->tile.starts[t] != 0;
+#pragma unroll
+    for (int t = 0; t < kScanTile; ++t) {
+      if (shared->tile.starts[t] != 0) {
+#pragma unroll
+        for (int j = 0; j < kStates; ++j) h[j] = 0.0f;
+      }
       const float dt = shared->dt[t][channel], u = shared->u[t][channel];
       const float dtu = dt * u;
       float y = 0.0f;
@@ -175,10 +214,6 @@ struct Owner {
         float b[4], c[4];
         Load4(&shared->tile.b[t][n0 + j], b);
         Load4(&shared->tile.c[t][n0 + j], c);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          if (start) h[j + k] = 0.0f;
-        }
         Store4(h + j, shared->h[t][j / 4][threadIdx.x]);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
@@ -227,12 +262,13 @@ struct Owner {
 #pragma unroll
       for (int j = 0; j < kStates; ++j) g[j] = 0.0f;
     }
-    gb = place.Sum(gb);
-    ga = place.Sum(ga);
-    __syncwarp();  // All lanes of the channel have read its dt, u and dy.
-    if (place.part == 0) {
-      shared->dt[t][channel] = (u * gb + kLn2 * ga) * shared->slope[t][channel];
-      shared->u[t][channel] = dt * gb + skip * dy;
+    const float sum = place.Sum2(gb, u * gb + kLn2 * ga);
+    // All lanes of the channel have read its dt, u and dy, and all lanes of the
+    // warp have written their rows.
+    __syncwarp();
+    if (place.part == 0) shared->u[t][channel] = dt * sum + skip * dy;
+    if (place.part == 1) {
+      shared->dt[t][channel] = sum * shared->slope[t][channel];
     }
   }
 };
@@ -266,17 +302,26 @@ __device__ __forceinline__ void StoreSums(const BackwardArgs<T>& args,
   using Shared = BackwardShared<kLanes>;
   const int64_t states = args.in.states;
   const int64_t all_rows = gridDim.z * args.in.time;
-  float* to = args.dbc + (blockIdx.x * all_rows + row0) * 2 * states;
-  for (int i = threadIdx.x; i < rows * 2 * Shared::kStates;
-       i += Shared::kThreads) {
-    const int t = i / (2 * Shared::kStates), v = i % (2 * Shared::kStates);
+  constexpr int kWidth = 2 * Shared::kStates;
+  constexpr int kRows =
+      Shared::kThreads > kWidth ? Shared::kThreads / kWidth : 1;
+  const int t0 = threadIdx.x / kWidth;
+#pragma unroll
+  for (int v = threadIdx.x % kWidth; v < kWidth; v += Shared::kThreads) {
     const int n = v % Shared::kStates;
     if (n >= states) continue;
-    float sum = from.sums[0][t][v];
+    float* at = args.dbc + (blockIdx.x * all_rows + row0 + t0) * 2 * states +
+                v / Shared::kStates * states + n;
 #pragma unroll
-    for (int w = 1; w < Shared::kWarps; ++w) sum += from.sums[w][t][v];
-    float* at = to + t * 2 * states + v / Shared::kStates * states + n;
-    *at = add ? *at + sum : sum;
+    for (int k = 0; k < kScanTile; k += kRows) {
+      const int t = t0 + k;
+      if (t >= rows) break;
+      float sum = from.sums[0][t][v];
+#pragma unroll
+      for (int w = 1; w < Shared::kWarps; ++w) sum += from.sums[w][t][v];
+      *at = add ? *at + sum : sum;
+      at += kRows * 2 * states;
+    }
   }
 }
 
@@ -321,29 +366,33 @@ __global__ void __launch_bounds__(ScanBackwardThreads(kLanes), 3)
     const int64_t e0 =
         (blockIdx.x * args.groups_a_block + group) * Shared::kChannels;
     if (e0 >= in.channels) break;  // The whole block.
-    Mover<T, kLanes> mover(in, e0);
+    const int64_t last = begin + (end - begin - 1) / kScanTile * kScanTile;
+    Mover<T, kLanes> mover(args, e0, batch * in.time + last);
     Owner<T, kLanes> owner(args, e0);
     float* row = shared->rows[warp] + owner.place.lane * Shared::kRow +
                  owner.place.part * Shared::kShift;
-    for (int64_t t0 = begin + (end - begin - 1) / kScanTile * kScanTile;
-         t0 >= begin; t0 -= kScanTile) {
+    for (int64_t t0 = last; t0 >= begin; t0 -= kScanTile) {
       const int rows =
           end - t0 < kScanTile ? static_cast<int>(end - t0) : kScanTile;
       const int64_t row0 = batch * in.time + t0;
       float h[kStates];
       owner.LoadSaved(args, t0, h);
-      LoadTileRows<true, true>(in, row0, rows, &shared->tile);
-      mover.Load(args, row0, rows, shared);
+      LoadTileRows<true, true, true>(in, row0, rows, &shared->tile);
+      if (rows == kScanTile) {
+        mover.template Load<true>(args, rows, shared);
+      } else {
+        mover.template Load<false>(args, rows, shared);
+      }
       __syncthreads();
-      owner.Recompute(rows, in.z != nullptr, h, shared);
-      for (int t = rows - 1; t >= 0; --t) {
+      owner.Recompute(in.z != nullptr, h, shared);
+#pragma unroll 4
+      for (int t = kScanTile - 1; t >= 0; --t) {
         __syncwarp();  // Rows of the token before were read.
         owner.Step(t, shared, row);
-        __syncwarp();
         SumRows<kLanes>(shared->rows[warp], shared->sums[warp][t]);
       }
       __syncthreads();
-      mover.Store(args, row0, rows, *shared);
+      mover.Store(args, rows, *shared);
       StoreSums<T, kLanes>(args, row0, rows, group > 0, *shared);
     }
     StoreChannelSums<T, kLanes>(args, mover, shared);

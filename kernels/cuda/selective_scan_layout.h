@@ -19,6 +19,12 @@ constexpr int64_t ScanLanes(int64_t states, int64_t a_lane) {
   return (states <= 16 ? 16 : states <= 64 ? 64 : 256) / a_lane;
 }
 
+// States of a channel in `saved`: a lane of backward reads whole or not.
+constexpr int ScanSavedStates(int64_t states) {
+  return static_cast<int>((states + kBackwardStates - 1) / kBackwardStates *
+                          kBackwardStates);
+}
+
 // Threads of a block in backward. With 32 lanes a channel one warp: each warp
 // has sums of dB and dC in shared memory, and sm_120 has 99 KiB a block.
 constexpr int ScanBackwardThreads(int64_t lanes) {

@@ -44,7 +44,7 @@ ScanPlan PlanSelectiveScan(int64_t batch, int64_t time, int64_t channels,
 
 int64_t SelectiveScanSavedSize(int64_t batch, int64_t time, int64_t channels,
                                int64_t states) {
-  return batch * CeilDiv(time, kScanTile) * states * channels;
+  return batch * CeilDiv(time, kScanTile) * ScanSavedStates(states) * channels;
 }
 
 int64_t SelectiveScanForwardWorkspace(const SelectiveScanArgs& args,

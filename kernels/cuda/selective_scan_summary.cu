@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(128, 4)
     const int rows =
         end - t0 < kScanTile ? static_cast<int>(end - t0) : kScanTile;
     const int64_t row0 = batch * in.time + t0;
-    LoadTileRows<!kGrad, kGrad>(in, row0, rows, tile);
+    LoadTileRows<!kGrad, kGrad, false>(in, row0, rows, tile);
     // u, or dout and z.
     float x[kScanTile], dt_raw[kScanTile], z[kScanTile];
 #pragma unroll

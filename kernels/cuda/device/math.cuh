@@ -24,12 +24,15 @@ __device__ __forceinline__ float SiluSlope(float x, float sigmoid) {
   return sigmoid * (1.0f + x * (1.0f - sigmoid));
 }
 
+struct SoftplusAndSlope {
+  float value, slope;  // slope: the sigmoid
+};
 // log(1 + e^x): relative error 4e-7 everywhere above -87, also where it is
 // small, which log2 of a rounded 1 + e^x would not give. With q = e^-|x|,
 //   log(1 + q) = 2 atanh(s), s = q / (2 + q) <= 1/3,
-// and atanh's series to s^11; NaN comes through.
-__device__ __forceinline__ float Softplus(float x) {
-  const float q = Exp2(-(x < 0 ? -x : x) * kLog2E);
+// and atanh's series to s^11; NaN comes through. Slope as Sigmoid.
+__device__ __forceinline__ SoftplusAndSlope SoftplusWithSlope(float x) {
+  const float q = Exp(-fabsf(x));
   const float s = q * Reciprocal(2.0f + q);
   const float s2 = s * s;
   float p = 1.0f / 11;
@@ -38,7 +41,11 @@ __device__ __forceinline__ float Softplus(float x) {
   p = p * s2 + 1.0f / 5;
   p = p * s2 + 1.0f / 3;
   p = p * s2 + 1.0f;
-  return (x < 0 ? 0.0f : x) + 2 * s * p;
+  const float r = Reciprocal(1.0f + q);
+  return {(x < 0 ? 0.0f : x) + 2 * s * p, x < 0 ? q * r : r};
+}
+__device__ __forceinline__ float Softplus(float x) {
+  return SoftplusWithSlope(x).value;
 }
 
 }  // namespace carry::cuda
