@@ -9,8 +9,8 @@
 // is the mirror image. Only the split changes bits; the same plan gives the
 // same bits every time.
 //
-// `saved` is [B, tiles, N', E]: the state before every tile of kScanTile tokens,
-// N' = N rounded up to 8.
+// `saved` is [B, tiles, N', E]: the state before every tile of kScanTile
+// tokens, N' = N rounded up to 8.
 #pragma once
 
 #include "kernels/cuda/launch_status.h"

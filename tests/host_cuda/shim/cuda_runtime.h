@@ -148,6 +148,7 @@ T atomicMin(T* address, T value) {
   }
   return before;
 }
+inline int __ffs(int x) { return __builtin_ffs(x); }
 template <class T>
 T __ldg(const T* p) {
   return *p;
