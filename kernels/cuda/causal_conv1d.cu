@@ -86,7 +86,7 @@ struct ForwardArgs {
 
 // grid (channels, segments, B).
 template <class T, class Y, int kTaps>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     CausalConv1dForwardKernel(const ForwardArgs<T, Y> args) {
   const ConvInputs<T>& in = args.in;
   const int64_t e = blockIdx.x * int64_t{kThreads} + threadIdx.x;
@@ -98,13 +98,17 @@ __global__ void __launch_bounds__(kThreads)
   const T* x_at = in.x + row0 * in.x_stride + e;
   Y* y_at = args.y + row0 * args.y_stride + e;
   const int rows = static_cast<int>(end - t0);
-#pragma unroll 8
-  for (int t = 0; t < rows; ++t) {
-    window.Push(LoadF(x_at), in.StartsAt(row0 + t));
-    const float v = window.Convolve();
-    StoreF(in.silu ? Silu(v) : v, y_at);
-    x_at += in.x_stride;
-    y_at += args.y_stride;
+  constexpr int kRun = 8;  // A multiple of kTaps: the window need not move.
+  for (int run = 0; run < rows; run += kRun) {
+#pragma unroll
+    for (int k = 0; k < kRun; ++k) {
+      if (run + k >= rows) break;
+      window.Push(LoadF(x_at), in.StartsAt(row0 + run + k));
+      const float v = window.Convolve();
+      StoreF(in.silu ? Silu(v) : v, y_at);
+      x_at += in.x_stride;
+      y_at += args.y_stride;
+    }
   }
   if (args.carry_out != nullptr && end == in.time) {
     float* to = args.carry_out + (batch * in.channels + e) * (in.taps - 1);

@@ -33,8 +33,8 @@ table() {
       sub(/\047.*/, "", arch)
       sub(/\047 for .*/, "", name)
       sub(/^void /, "", name)
-      sub(/\(carry::.*/, "", name)
       gsub(/carry::|cuda::|\(anonymous namespace\)::|\((int|bool)\)/, "", name)
+      sub(/\([^()]*\)$/, "", name)
       gsub(/, /, ",", name)
     }
     /spill stores/ {

@@ -125,7 +125,9 @@ class Engine {
 #ifdef HOST_CUDA_TSAN
     Fiber& f = *current_;
     const bool block = state == State::kAtBarrier;
-    char* addresses = block ? block_waits_ : warp_waits_[Flat(f) / kWarp];
+    const unsigned slot = blocks_run_ % kSlots;
+    char* addresses =
+        block ? block_waits_[slot] : warp_waits_[slot][Flat(f) / kWarp];
     unsigned& count = block ? f.block_waits : f.warp_waits;
     void* address = addresses + 8 * (count++ % 2);
     __tsan_release(address);
@@ -354,6 +356,10 @@ class Engine {
     std::rotate(fibers_.begin(), fibers_.begin() + kShift % threads_,
                 fibers_.begin() + threads_);
 #ifdef HOST_CUDA_TSAN
+    ++blocks_run_;
+    for (unsigned i = 0; i < threads_; ++i) {
+      fibers_[i]->block_waits = fibers_[i]->warp_waits = 0;
+    }
     __tsan_release(begin_);
 #endif
   }
@@ -369,7 +375,11 @@ class Engine {
   }
 #ifdef HOST_CUDA_TSAN
   alignas(8) char begin_[8] = {}, end_[8] = {};
-  alignas(8) char block_waits_[16] = {}, warp_waits_[kWarp][16] = {};
+  // Of their own for each block, lest waits order blocks.
+  static constexpr unsigned kSlots = 64;
+  unsigned blocks_run_ = 0;
+  alignas(8) char block_waits_[kSlots][16] = {};
+  alignas(8) char warp_waits_[kSlots][kWarp][16] = {};
   void* tsan_host_ = nullptr;
 #endif
   Order order_ = Order::kForward;
