@@ -4,15 +4,19 @@
 #   bash tests/run.sh           release build
 #   bash tests/run.sh --asan    with address and undefined-behaviour sanitizers
 #   bash tests/run.sh --tsan    with the thread sanitizer
+#   bash tests/run.sh --gpu     the CUDA kernels on the CUDA runtime that is
+#                               there, or that LD_LIBRARY_PATH names
 #   bash tests/run.sh -R NAME   what follows goes to ctest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 preset=release
+gpu=0
 while [ $# -gt 0 ]; do
   case "$1" in
     --asan) preset=asan ;;
     --tsan) preset=tsan ;;
+    --gpu) gpu=1 ;;
     -h | --help)
       sed -n '2,/^set/{s/^# \{0,1\}//;/^set/d;p}' "${BASH_SOURCE[0]}"
       exit 0
@@ -24,5 +28,9 @@ done
 
 bash launch/setup.sh
 cmake --preset "$preset" >/dev/null
+if [ "$gpu" -eq 1 ]; then
+  cmake --build --preset "$preset" --target gpu_tests
+  exec ctest --preset "$preset" -L gpu "$@"
+fi
 cmake --build --preset "$preset"
 ctest --preset "$preset" "$@"
