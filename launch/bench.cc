@@ -218,11 +218,11 @@ absl::Status Bench(const BenchOptions& options) {
   absl::StatusOr<config::Recipe> recipe =
       LoadRecipe(options.recipe.path, options.recipe.sets);
   if (!recipe.ok()) return recipe.status();
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
-      OpenTokenizer(recipe->data().tokenizer());
-  if (!tokenizer.ok()) return tokenizer.status();
-  absl::Status status = ResolveVocabulary(**tokenizer, recipe->mutable_model());
+  absl::Status status = ResolveVocabulary(&*recipe);
   if (!status.ok()) return status;
+  // Of one rank, whatever mesh the recipe is for.
+  recipe->mutable_parallel()->set_data(1);
+  recipe->mutable_parallel()->set_sequence(1);
   status = CheckMemory(PlanTrainingMemory(*recipe), *recipe,
                        AvailableSystemMemory(), 1);
   if (!status.ok()) return status;

@@ -12,7 +12,6 @@ namespace {
 
 // Of the rate of exp alone.
 double ScanShare(absl::string_view name) {
-  if (absl::StrContains(name, "summary")) return 0.65;
   return absl::StrContains(name, "backward") ? 0.24 : 0.50;
 }
 

@@ -21,8 +21,8 @@ struct Limit {
 // Limits:
 //   products     oneDNN's best for the shape, all layouts its own choice
 //   scans        the rate of exp(dt A) alone, which no scan avoids, times 0.50
-//                forward, 0.24 backward and 0.65 for a summary: what the best
-//                known code reaches (kernels/bench/README.md)
+//                forward and 0.24 backward: the fastest code known
+//                (kernels/bench/README.md)
 //   the rest     the bytes that must move, at the rate of a copy
 // Every call of Sample() adds a sample to each rate; limits use the best of
 // them, as the best time of a part would be.

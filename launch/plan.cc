@@ -98,10 +98,7 @@ absl::Status Plan(const PlanOptions& options) {
   absl::StatusOr<config::Recipe> recipe =
       LoadRecipe(options.recipe.path, options.recipe.sets);
   if (!recipe.ok()) return recipe.status();
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
-      OpenTokenizer(recipe->data().tokenizer());
-  if (!tokenizer.ok()) return tokenizer.status();
-  absl::Status status = ResolveVocabulary(**tokenizer, recipe->mutable_model());
+  absl::Status status = ResolveVocabulary(&*recipe);
   if (!status.ok()) return status;
 
   const config::Parallel own = recipe->parallel();

@@ -25,18 +25,6 @@ int ThreadsOfRank(int local_size) {
   return bound < all ? bound : std::max(1, all / local_size);
 }
 
-// The recipe with what its tokenizer says of the vocabulary, which the planner
-// needs.
-absl::StatusOr<config::Recipe> WithVocabulary(const config::Recipe& recipe) {
-  config::Recipe known = recipe;
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
-      OpenTokenizer(recipe.data().tokenizer());
-  if (!tokenizer.ok()) return tokenizer.status();
-  absl::Status status = ResolveVocabulary(**tokenizer, known.mutable_model());
-  if (!status.ok()) return status;
-  return known;
-}
-
 // In place of AUTO, on all ranks what rank 0 finds.
 absl::Status SettleSchedule(MpiWorld& world, const RankRates& rates,
                             config::Recipe* recipe) {
@@ -63,9 +51,9 @@ absl::StatusOr<Ranks> StartRanks(const config::Recipe& recipe,
   }
   Ranks ranks;
   ranks.distribution = std::make_unique<SingleRank>();
-  absl::StatusOr<config::Recipe> known = WithVocabulary(recipe);
-  if (!known.ok()) return known.status();
-  ranks.recipe = *std::move(known);
+  ranks.recipe = recipe;
+  absl::Status status = ResolveVocabulary(&ranks.recipe);
+  if (!status.ok()) return status;
   ranks.rates = MeasureRates(ranks.recipe);
   if (ranks.recipe.parallel().schedule() == config::Parallel::AUTO) {
     ranks.recipe.mutable_parallel()->set_schedule(config::Parallel::WAVEFRONT);
@@ -86,9 +74,9 @@ absl::StatusOr<Ranks> JoinRanks(MpiWorld world, const config::Recipe& recipe,
     status = CheckEqual(*world.world, "recipe", RecipeText(recipe));
   }
   if (!status.ok()) return status;
-  absl::StatusOr<config::Recipe> known = WithVocabulary(recipe);
-  if (!known.ok()) return known.status();
-  ranks.recipe = *std::move(known);
+  ranks.recipe = recipe;
+  status = ResolveVocabulary(&ranks.recipe);
+  if (!status.ok()) return status;
   absl::StatusOr<RankRates> rates = MeasureRates(ranks.recipe, *world.world);
   if (!rates.ok()) return rates.status();
   ranks.rates = *rates;

@@ -182,9 +182,7 @@ int64_t ProbeTokens(const config::Recipe& recipe) {
 }  // namespace
 
 RankRates MeasureRates(const config::Recipe& recipe) {
-  config::Recipe known = recipe;
-  if (known.model().vocab_size() == 0) known.mutable_model()->set_vocab_size(1);
-  Probe probe(known.model(), ActivationDType(known), ProbeTokens(known));
+  Probe probe(recipe.model(), ActivationDType(recipe), ProbeTokens(recipe));
   Ops forward, backward;
   probe.Run(&forward, &backward);  // allocates and packs
   forward = backward = Ops();

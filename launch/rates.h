@@ -16,7 +16,7 @@ namespace carry {
 // threads. What messages cost is taken from how fast memory is: as if they went
 // through memory that ranks share, and with 20 us for one to arrive. Peaks of
 // memory in use start anew.
-// `recipe` is resolved.
+// `recipe` is resolved and has a vocab_size.
 RankRates MeasureRates(const config::Recipe& recipe);
 
 // The same while all ranks of `world` do so, each rate that of the slowest;

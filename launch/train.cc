@@ -123,7 +123,7 @@ absl::Status Run::Open() {
   progress_.Note(
       absl::StrCat("memory      ", trainer_.memory_plan().ToString()));
   progress_.Note(absl::StrFormat(
-      "machine     %s%s; %sFLOP/s in %s products",
+      "machine     %s%s; %s FLOP/s in %s products",
       ranks == 1 ? "" : absl::StrCat(ranks, " ranks of "),
       DescribeMachine(ranks_.local_size), Human(matmul_peak_), Name(dtype)));
   const config::Parallel& parallel = plan_.parallel;

@@ -116,22 +116,11 @@ class Player {
 };
 
 // What a recipe's step consists of.
-struct Step {
+struct Step : StepCut {
   explicit Step(const config::Recipe& recipe)
-      : training(recipe.training()),
+      : StepCut(recipe),
+        training(recipe.training()),
         model(recipe.model(), ActivationDType(recipe)),
-        data(recipe.parallel().data()),
-        ranks(recipe.parallel().sequence()),
-        rows(CeilDiv(training.batch_size(), data)),
-        batch(training.micro_batch_size() > 0
-                  ? std::min(training.micro_batch_size(), rows)
-                  : rows),
-        passes(CeilDiv(rows, batch)),
-        length(training.sequence_length()),
-        chunk(training.chunk_length() > 0
-                  ? std::min(training.chunk_length(), length)
-                  : length),
-        chunks(CeilDiv(length, chunk)),
         layers(model.layers()),
         vocab(recipe.model().vocab_size()),
         hidden(recipe.model().hidden_size()),
@@ -175,9 +164,6 @@ struct Step {
 
   const config::Training& training;
   LanguageModel model;
-  int64_t data, ranks;
-  int64_t rows, batch, passes;  // of one rank; rows of a pass; passes of a step
-  int64_t length, chunk, chunks;
   int64_t layers, vocab, hidden;
   bool carried;
   std::vector<int64_t> carry_floats;  // of a sequence, by layer

@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "framework/train/carry_exchange.h"
 #include "parallel/communicator.h"
 
 namespace carry {
@@ -43,7 +44,6 @@ struct Stamp {
   CommLabel Label() const;
 };
 
-constexpr int64_t kSealBytes = 32;
 constexpr int64_t kSealFloats = kSealBytes / 4;
 
 // Writes the seal of `data` to `seal`, kSealBytes, which may be unaligned.

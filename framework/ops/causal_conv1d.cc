@@ -6,6 +6,7 @@
 #include "kernels/causal_conv1d.h"
 
 namespace carry {
+
 CausalConv1dOut CausalConv1d(Tape& tape, const Var& x, Parameter& weight,
                              Parameter* bias, const Var& carry_in,
                              const uint8_t* document_start,

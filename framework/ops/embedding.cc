@@ -4,6 +4,7 @@
 #include "kernels/embedding.h"
 
 namespace carry {
+
 Var Embedding(Tape& tape, const int32_t* tokens, int64_t batch, int64_t time,
               Parameter& table) {
   const int64_t vocab = table.shape()[0], dim = table.shape()[1];

@@ -5,6 +5,7 @@
 #include "kernels/matmul.h"
 
 namespace carry {
+
 Var Linear(Tape& tape, const Var& x, Parameter& weight, Parameter* bias) {
   const int64_t n = weight.shape()[0];
   CARRY_CHECK(weight.shape().size() == 2 &&

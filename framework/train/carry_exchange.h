@@ -21,6 +21,9 @@
 
 namespace carry {
 
+// What goes with a carry from rank to rank: parallel/seal.h.
+constexpr int64_t kSealBytes = 32;
+
 class CarryExchange {
  public:
   virtual ~CarryExchange() = default;

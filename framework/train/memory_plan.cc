@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "framework/memory.h"
 #include "framework/ops/linear_cross_entropy.h"
+#include "framework/train/carry_exchange.h"
 #include "framework/train/learner.h"
 #include "framework/train/streamed_pass.h"
 
@@ -14,22 +15,12 @@ namespace {
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What the plan needs of a recipe and its model.
-struct Sizes {
+struct Sizes : StepCut {
   explicit Sizes(const config::Recipe& recipe)
-      : dtype(ActivationDType(recipe)),
+      : StepCut(recipe),
+        dtype(ActivationDType(recipe)),
         model(recipe.model(), dtype),
-        length(recipe.training().sequence_length()),
-        data(std::max<int64_t>(1, recipe.parallel().data())),
-        ranks(std::max<int64_t>(1, recipe.parallel().sequence())),
-        budget(recipe.training().tape_memory_budget()),
-        rows(CeilDiv(recipe.training().batch_size(), data)) {
-    const config::Training& training = recipe.training();
-    batch = training.micro_batch_size() > 0
-                ? std::min(training.micro_batch_size(), rows)
-                : rows;
-    chunk = training.chunk_length() > 0
-                ? std::min(training.chunk_length(), length)
-                : length;
+        budget(recipe.training().tape_memory_budget()) {
     for (int64_t l = 0; l < model.layers(); ++l) {
       carry += CarrySize(model.carry_spec(l)) * 4;
     }
@@ -37,19 +28,13 @@ struct Sizes {
 
   DType dtype;
   LanguageModel model;
-  int64_t length, data, ranks, budget;
-  int64_t rows;       // of this rank
-  int64_t batch;      // rows of a pass
-  int64_t chunk;      // tokens
+  int64_t budget;
   int64_t carry = 0;  // bytes of one sequence, all layers
 };
 
-constexpr int64_t kSealBytes = 32;
-
 void PlanChunks(Sizes& s, MemoryPlan* plan) {
-  const int64_t chunks = CeilDiv(CeilDiv(s.length, s.chunk), s.ranks);
-  const int64_t passes =
-      PassesInFlight(CeilDiv(s.rows, s.batch), s.ranks, s.model.layers());
+  const int64_t chunks = CeilDiv(s.chunks, s.ranks);
+  const int64_t passes = PassesInFlight(s.passes, s.ranks, s.model.layers());
   const int64_t kept =
       std::min(chunks * passes, KeptTapes(s.model, s.batch, s.chunk, s.budget));
   plan->tape = kept * s.batch * s.chunk * s.model.TapeBytesPerToken();
@@ -80,6 +65,22 @@ void PlanShard(Sizes& s, MemoryPlan* plan) {
 }
 
 }  // namespace
+
+StepCut::StepCut(const config::Recipe& recipe) {
+  const config::Training& training = recipe.training();
+  data = std::max<int64_t>(1, recipe.parallel().data());
+  ranks = std::max<int64_t>(1, recipe.parallel().sequence());
+  rows = CeilDiv(training.batch_size(), data);
+  batch = training.micro_batch_size() > 0
+              ? std::min(training.micro_batch_size(), rows)
+              : rows;
+  passes = CeilDiv(rows, batch);
+  length = training.sequence_length();
+  chunk = training.chunk_length() > 0
+              ? std::min(training.chunk_length(), length)
+              : length;
+  chunks = CeilDiv(length, chunk);
+}
 
 std::vector<MemoryPlan::Part> MemoryPlan::Parts() const {
   return {{"parameters", parameters},
@@ -132,7 +133,9 @@ MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
   const int64_t vocab = recipe.model().vocab_size();
   const int64_t rows =
       s.batch * (prefix ? CeilDiv(s.length, s.ranks) : s.chunk);
-  plan.head = CrossEntropySliceRows(rows, vocab) * vocab * 4;
+  // Logits, and their gradient where it is narrower.
+  plan.head = CrossEntropySliceRows(rows, vocab) * vocab *
+              (4 + (s.dtype == DType::kF32 ? 0 : SizeOf(s.dtype)));
   plan.tokens = s.rows * s.length * (4 + 4 + 1);
   return plan;
 }

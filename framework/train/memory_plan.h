@@ -1,4 +1,4 @@
-// What a run will take, before it starts.
+// How a step is cut, and what a run will take, before it starts.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,18 @@
 #include "recipes/schema/recipe.pb.h"
 
 namespace carry {
+
+// How a step is cut for the rank that has most of it, on the recipe's mesh.
+struct StepCut {
+  // `recipe` must be resolved.
+  explicit StepCut(const config::Recipe& recipe);
+
+  int64_t data, ranks;    // D and S of the mesh
+  int64_t rows;           // of a rank
+  int64_t batch, passes;  // rows of a pass; passes of a step
+  int64_t length, chunk;  // tokens
+  int64_t chunks;         // of a sequence
+};
 
 struct MemoryPlan {
   int64_t parameters = 0;  // fp32 weights

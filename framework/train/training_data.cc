@@ -87,6 +87,13 @@ absl::Status ResolveVocabulary(const Tokenizer& tokenizer,
       size, " ids; leave it out or raise it"));
 }
 
+absl::Status ResolveVocabulary(config::Recipe* recipe) {
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+      OpenTokenizer(recipe->data().tokenizer());
+  if (!tokenizer.ok()) return tokenizer.status();
+  return ResolveVocabulary(**tokenizer, recipe->mutable_model());
+}
+
 absl::StatusOr<TrainingData> OpenTrainingData(const config::Data& data,
                                               uint64_t seed) {
   return Open(data, seed, /*train=*/true);

@@ -18,6 +18,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> OpenTokenizer(
 absl::Status ResolveVocabulary(const Tokenizer& tokenizer,
                                config::Model* model);
 
+// The same of a recipe, whose tokenizer it opens.
+absl::Status ResolveVocabulary(config::Recipe* recipe);
+
 struct TrainingData {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<const Corpus> train;

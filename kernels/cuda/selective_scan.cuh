@@ -130,6 +130,25 @@ struct Place {
   }
 };
 
+// A thread's place in a grid of (channel blocks, segments, B). Threads beyond
+// the last channel work on it too, and write nothing.
+template <int kLanes, int kStates>
+struct GridPlace : Place<kLanes, kStates> {
+  int64_t e, segment, batch, begin, end;  // tokens [begin, end) of a sequence
+  bool mine;
+
+  template <class T>
+  __device__ __forceinline__ explicit GridPlace(const ScanInputs<T>& in)
+      : segment(blockIdx.y), batch(blockIdx.z) {
+    const int64_t at =
+        blockIdx.x * int64_t{blockDim.x / kLanes} + this->channel;
+    mine = at < in.channels;
+    e = mine ? at : in.channels - 1;
+    begin = in.SegmentBegin(segment);
+    end = in.SegmentEnd(segment);
+  }
+};
+
 // 4 floats from 16-byte aligned memory.
 __device__ __forceinline__ void Load4(const float* p, float* to) {
   const float4 v = *reinterpret_cast<const float4*>(p);

@@ -22,14 +22,11 @@ __global__ void __launch_bounds__(128, 4)
   using Tile = TileRows<kLanes * kStates>;
   Tile* tile = DynamicShared<Tile>();
   const ScanInputs<T>& in = args.in;
-  const Place<kLanes, kStates> place;
-  const int64_t channel =
-      blockIdx.x * int64_t{blockDim.x / kLanes} + place.channel;
-  const bool mine = channel < in.channels;
-  const int64_t e = mine ? channel : in.channels - 1;
+  const GridPlace<kLanes, kStates> place(in);
+  const bool mine = place.mine;
+  const int64_t e = place.e, segment = place.segment, batch = place.batch;
+  const int64_t begin = place.begin, end = place.end;
   const int n0 = place.first_state();
-  const int64_t segment = blockIdx.y, batch = blockIdx.z;
-  const int64_t begin = in.SegmentBegin(segment), end = in.SegmentEnd(segment);
 
   float rate[kStates], h[kStates];
 #pragma unroll

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "framework/memory.h"
+#include "framework/train/learner.h"
+#include "framework/train/memory_plan.h"
 #include "gtest/gtest.h"
 #include "tests/framework/tiny_model.h"
 
@@ -179,6 +181,36 @@ TEST(StreamedPass, GradientsNeedNoZeroing) {
   }
 }
 
+// Reading a prompt and then stepping through tokens needs one packed copy of
+// each weight at a time.
+TEST(StreamedPass, InferenceKeepsOnePackedCopy) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    config::Model config = TinyModelConfig();
+    config.set_hidden_size(64);
+    LanguageModel model(config, dtype);
+    model.parameters().AllocateZeros();
+    const std::vector<int32_t> tokens(8);
+    std::vector<Carry> carries;
+    ChunkInfo chunk;
+    chunk.batch = 1;
+    const auto used = [] {
+      return GetMemoryUse(MemoryPart::kParameters).bytes;
+    };
+    const int64_t before = used();
+    chunk.time = 8;
+    ForwardTokens(model, tokens.data(), chunk, carries);
+    const int64_t prompt = used() - before;
+    EXPECT_GT(prompt, 0);
+    chunk.time = 1;
+    ForwardTokens(model, tokens.data(), chunk, carries);
+    EXPECT_GT(used(), before);
+    EXPECT_LE(used() - before, prompt);
+    chunk.time = 8;
+    ForwardTokens(model, tokens.data(), chunk, carries);
+    EXPECT_EQ(used() - before, prompt);
+  }
+}
+
 TEST(StreamedPass, TapeEstimateIsWhatTheTapeTakes) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     config::Model config = TinyModelConfig();
@@ -204,6 +236,32 @@ TEST(StreamedPass, TapeEstimateIsWhatTheTapeTakes) {
         static_cast<double>(model.TapeBytesPerToken() * length);
     EXPECT_GT(peak, 0.9 * estimate);
     EXPECT_LT(peak, 1.35 * estimate);  // gradients of one layer come on top
+  }
+}
+
+TEST(StreamedPass, PlanKnowsWhatTheLossTakes) {
+  for (const auto precision :
+       {config::Training::FP32, config::Training::BF16}) {
+    config::Recipe recipe;
+    *recipe.mutable_model() = TinyModelConfig();
+    recipe.mutable_model()->set_vocab_size(5000);
+    recipe.mutable_training()->set_precision(precision);
+    recipe.mutable_training()->set_batch_size(1);
+    recipe.mutable_training()->set_sequence_length(200);
+    LanguageModel model(recipe.model(), ActivationDType(recipe));
+    model.Allocate(1, /*gradients=*/true);
+    const TinyBatch batch(1, 200, 5000, 0);
+    Tape tape(true);
+    const ChunkData data(batch.view, {0, 0, 200});
+    const LanguageModel::Hidden hidden =
+        model.Embed(tape, data.tokens.data(), data.info);
+    ResetMemoryPeaks();
+    const int64_t before = GetMemoryUse(MemoryPart::kActivations).bytes;
+    model.Loss(tape, hidden, data.targets.data(), 1);
+    const int64_t used = GetMemoryUse(MemoryPart::kActivations).peak - before;
+    const auto planned = static_cast<double>(PlanTrainingMemory(recipe).head);
+    EXPECT_GT(used, 0.95 * planned);
+    EXPECT_LT(used, 1.15 * planned);
   }
 }
 

@@ -8,15 +8,16 @@ namespace carry {
 namespace {
 
 using conv_cases::Case;
+using conv_cases::Gradients;
 using conv_cases::kCases;
 using conv_cases::KernelInputs;
 using conv_cases::MakeInputs;
+using conv_cases::OutputGradients;
 using reference::ConvGradients;
 using reference::ConvInputs;
 using reference::ConvOutputs;
 using testing::DeviceMemory;
 using testing::Doubles;
-using testing::ExpectAdded;
 using testing::ExpectClose;
 using testing::Floats;
 using testing::Matrix;
@@ -58,34 +59,24 @@ TEST_P(CudaCausalConv1dTest, ForwardIsTheOracles) {
 TEST_P(CudaCausalConv1dTest, BackwardIsTheOracles) {
   const Case& c = GetParam();
   const ConvInputs in = MakeInputs(c);
-  testing::Random random(6);
-  const Doubles dy = random.Vector(in.x.size(), -1, 1, c.y);
-  const Doubles dcarry_out =
-      c.carries ? random.Vector(in.carry_in.size(), -1, 1) : Doubles();
-  const ConvGradients want = reference::ConvBackward(in, dy, dcarry_out);
+  const OutputGradients g(in, c);
+  const ConvGradients want = reference::ConvBackward(in, g.y, g.carry);
   testing::ForEachOrder([&] {
     KernelInputs k(in, c);
-    Matrix g(dy, k.rows, c.channels, c.y, c.margin);
-    Matrix dx(k.rows, c.channels, c.x, c.margin);
-    const std::vector<float> gcarry = Floats(dcarry_out);
-    std::vector<float> dweight(want.weight.size(), 0.5f);
-    std::vector<float> dbias(want.bias.size(), 0.5f);
-    std::vector<float> dcarry_in(want.carry_in.size(), NAN);
+    Matrix dy(g.y, k.rows, c.channels, c.y, c.margin);
+    const std::vector<float> dcarry_out = Floats(g.carry);
+    Gradients to(c);
     DeviceMemory mem;
     const CausalConv1dArgs args = ToDevice(k.args, &mem);
     const cuda::LaunchStatus status = cuda::CausalConv1dBackward(
         args,
-        {mem.In(ConstMatView(g.view())), mem.In(gcarry), mem.InOut(dx.view()),
-         mem.InOut(&dweight), c.bias ? mem.InOut(&dbias) : nullptr,
-         mem.InOut(&dcarry_in)},
+        {mem.In(ConstMatView(dy.view())), mem.In(dcarry_out),
+         mem.InOut(to.dx.view()), mem.InOut(&to.dweight), mem.InOut(&to.dbias),
+         mem.InOut(&to.dcarry_in)},
         mem.Scratch<float>(cuda::CausalConv1dBackwardWorkspace(args)), nullptr);
     ASSERT_TRUE(status.ok()) << status.kernel << " " << status.error;
     mem.Finish();
-    ExpectClose("dx", dx.values(), want.x, WithRounding(2e-6, c.x));
-    ExpectAdded("dweight", dweight, 0.5, want.weight, 4e-6);
-    if (c.bias) ExpectAdded("dbias", dbias, 0.5, want.bias, 4e-6);
-    ExpectClose("dcarry_in", dcarry_in, want.carry_in, 2e-6);
-    EXPECT_TRUE(dx.MarginsUntouched());
+    to.Expect(c, want);
   });
 }
 

@@ -8,7 +8,9 @@ namespace carry {
 namespace {
 
 using loss_cases::Case;
+using loss_cases::GradientView;
 using loss_cases::kCases;
+using loss_cases::Problem;
 using testing::DeviceMemory;
 using testing::Doubles;
 using testing::ExpectClose;
@@ -19,46 +21,31 @@ class CudaCrossEntropyTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(CudaCrossEntropyTest, IsTheOracles) {
   const Case& c = GetParam();
-  testing::Random random(11);
-  const Doubles logits = random.Vector(c.rows * c.vocab, c.low, c.high);
-  std::vector<int32_t> targets(c.rows);
-  for (int64_t r = 0; r < c.rows; ++r) {
-    targets[r] = r % 3 == 2 ? -1 : (r * 7919) % c.vocab;
-  }
-  const Doubles want = reference::CrossEntropy(logits, targets, c.vocab);
-  const Doubles want_grad =
-      reference::CrossEntropyGradient(logits, targets, c.vocab, 0.25);
+  const Problem problem(c);
   testing::ForEachOrder([&] {
-    Matrix x(logits, c.rows, c.vocab, DType::kF32, c.margin);
+    Matrix x(problem.logits, c.rows, c.vocab, DType::kF32, c.margin);
     Matrix dx(c.rows, c.vocab, c.gradient, c.margin);
     std::vector<float> nll(c.rows, NAN), alone(c.rows, NAN);
     {
       DeviceMemory mem;
       const MatView x_at = mem.InOut(x.view());
-      const int32_t* targets_at = mem.In(targets);
-      EXPECT_TRUE(cuda::CrossEntropy(x_at, targets_at, 0.25f, MatView(),
-                                     mem.InOut(&alone), nullptr)
+      const int32_t* targets_at = mem.In(problem.targets);
+      EXPECT_TRUE(cuda::CrossEntropy(x_at, targets_at, Problem::kWeight,
+                                     MatView(), mem.InOut(&alone), nullptr)
                       .ok());
-      MatView to = mem.InOut(dx.view());
-      if (c.in_place) {
-        to.data = x_at.data;
-        to.stride = x_at.stride * 4 / SizeOf(c.gradient);
-      }
-      EXPECT_TRUE(cuda::CrossEntropy(x_at, targets_at, 0.25f, to,
+      const MatView to = GradientView(c, x_at, mem.InOut(dx.view()));
+      EXPECT_TRUE(cuda::CrossEntropy(x_at, targets_at, Problem::kWeight, to,
                                      mem.InOut(&nll), nullptr)
                       .ok());
       mem.Finish();
     }
-    ExpectClose("nll", nll, want, 2e-6);
+    ExpectClose("nll", nll, problem.nll, 2e-6);
     EXPECT_EQ(alone, nll);
-    MatView to = dx.view();
-    if (c.in_place) {
-      to.data = x.view().data;
-      to.stride = x.view().stride * 4 / SizeOf(c.gradient);
-    } else {
-      EXPECT_EQ(x.values(), logits);
+    const MatView to = GradientView(c, x.view(), dx.view());
+    if (!c.in_place) {
+      EXPECT_EQ(x.values(), problem.logits);
     }
-    ExpectClose("gradient", testing::Values(to), want_grad,
+    ExpectClose("gradient", testing::Values(to), problem.gradient,
                 WithRounding(2e-6, c.gradient));
     EXPECT_TRUE(x.MarginsUntouched());
     EXPECT_TRUE(dx.MarginsUntouched());

@@ -12,12 +12,13 @@ using reference::ScanGradients;
 using reference::ScanInputs;
 using reference::ScanOutputs;
 using scan_cases::Case;
+using scan_cases::Gradients;
 using scan_cases::kCases;
 using scan_cases::KernelInputs;
 using scan_cases::MakeInputs;
+using scan_cases::OutputGradients;
 using testing::DeviceMemory;
 using testing::Doubles;
-using testing::ExpectAdded;
 using testing::ExpectClose;
 using testing::Floats;
 using testing::Matrix;
@@ -84,20 +85,12 @@ struct Forward {
   KernelInputs inputs;
 };
 
-struct Backward {
+struct Backward : Gradients {
   Backward(const Case& c, const Doubles& dout, const Doubles& dstate_out)
-      : c(c),
+      : Gradients(c),
+        c(c),
         dout(dout, c.batch * c.time, c.channels, c.x, c.margin),
-        du(c.batch * c.time, c.channels, c.x, c.margin),
-        ddt(du),
-        dz(du),
-        db(c.batch * c.time, c.states, c.bc, c.margin),
-        dc(db),
-        dstate_out(Floats(dstate_out)),
-        da(c.channels * c.states, 0.5f),
-        dd(c.channels, 0.5f),
-        dbias(c.channels, 0.5f),
-        dstate_in(c.batch * c.channels * c.states, NAN) {}
+        dstate_out(Floats(dstate_out)) {}
 
   void Run(const SelectiveScanArgs& host, const std::vector<float>& saved,
            const ScanPlan& plan) {
@@ -137,8 +130,8 @@ struct Backward {
   }
 
   Case c;
-  Matrix dout, du, ddt, dz, db, dc;
-  std::vector<float> dstate_out, da, dd, dbias, dstate_in;
+  Matrix dout;
+  std::vector<float> dstate_out;
 };
 
 class CudaSelectiveScanTest : public ::testing::TestWithParam<Case> {};
@@ -169,36 +162,17 @@ TEST_P(CudaSelectiveScanTest, ForwardIsTheOracles) {
 TEST_P(CudaSelectiveScanTest, BackwardIsTheOracles) {
   const Case& c = GetParam();
   const ScanInputs in = MakeInputs(c);
-  testing::Random random(4);
-  const Doubles dout = random.Vector(in.u.size(), -1, 1, c.x);
-  const Doubles dstate_out =
-      c.carries ? random.Vector(in.state_in.size(), -1, 1) : Doubles();
-  const ScanGradients want = reference::ScanBackward(in, dout, dstate_out);
+  const OutputGradients g(in, c);
+  const ScanGradients want = reference::ScanBackward(in, g.out, g.state);
   for (const ScanPlan& plan : Plans(c)) {
     SCOPED_TRACE(plan.segments);
     Forward forward(c, in);
     forward.Run(plan);
     std::vector<Doubles> first;
     testing::ForEachOrder([&] {
-      Backward run(c, dout, dstate_out);
+      Backward run(c, g.out, g.state);
       run.Run(forward.inputs.args, forward.saved, plan);
-      ExpectClose("du", run.du.values(), want.u, WithRounding(1e-5, c.x));
-      ExpectClose("ddt", run.ddt.values(), want.dt_raw,
-                  WithRounding(1e-5, c.x));
-      if (c.gate) {
-        ExpectClose("dz", run.dz.values(), want.z, WithRounding(1e-5, c.x));
-      }
-      ExpectClose("db", run.db.values(), want.b, WithRounding(1e-5, c.bc));
-      ExpectClose("dc", run.dc.values(), want.c, WithRounding(1e-5, c.bc));
-      ExpectAdded("da", run.da, 0.5, want.a, 3e-5);
-      if (c.optional) {
-        ExpectAdded("dd", run.dd, 0.5, want.d, 1e-5);
-        ExpectAdded("dbias", run.dbias, 0.5, want.dt_bias, 1e-5);
-      }
-      ExpectClose("dstate_in", run.dstate_in, want.state_in, 1e-5);
-      for (const Matrix* m : {&run.du, &run.ddt, &run.dz, &run.db, &run.dc}) {
-        EXPECT_TRUE(m->MarginsUntouched());
-      }
+      run.Expect(c, want);
       if (first.empty()) first = run.All();
       EXPECT_EQ(run.All(), first);
     });
@@ -286,27 +260,19 @@ TEST(CudaSelectiveScan, ChunksHaveTheSameBits) {
   all.Run(Plans(whole)[0]);
   for (int64_t cut : {1, 8, 20, 21, 49}) {
     Doubles out;
-    ScanInputs part = in;
+    std::vector<float> state = Floats(in.state_in);
     for (const auto& [t0, t1] : {std::pair<int64_t, int64_t>{0, cut},
                                  std::pair<int64_t, int64_t>{cut, 50}}) {
       Case c = whole;
-      c.time = part.time = t1 - t0;
-      const auto rows = [&, t0 = t0, t1 = t1](const auto& v, int64_t width) {
-        using V = std::decay_t<decltype(v)>;
-        return V(v.begin() + t0 * width, v.begin() + t1 * width);
-      };
-      part.u = rows(in.u, 40), part.z = rows(in.z, 40);
-      part.dt_raw = rows(in.dt_raw, 40);
-      part.b = rows(in.b, 12), part.c = rows(in.c, 12);
-      part.document_start = rows(in.document_start, 1);
-      Forward run(c, part);
+      c.time = t1 - t0;
+      Forward run(c, scan_cases::Part(in, t0, t1, state));
       run.Run(Plans(c)[0]);
       const Doubles values = run.out.values();
       out.insert(out.end(), values.begin(), values.end());
-      part.state_in.assign(run.state.begin(), run.state.end());
+      state = run.state;
     }
     EXPECT_EQ(out, all.out.values()) << cut;
-    EXPECT_EQ(Floats(part.state_in), all.state) << cut;
+    EXPECT_EQ(state, all.state) << cut;
   }
 }
 

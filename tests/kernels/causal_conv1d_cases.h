@@ -8,6 +8,7 @@
 namespace carry::conv_cases {
 
 using reference::ConvInputs;
+using testing::Doubles;
 using testing::Floats;
 using testing::Matrix;
 
@@ -91,6 +92,37 @@ struct KernelInputs {
   std::vector<float> weight, bias, carry_in;
   std::vector<uint8_t> starts;
   CausalConv1dArgs args;
+};
+
+// The gradients of a case's outputs.
+struct OutputGradients {
+  OutputGradients(const ConvInputs& in, const Case& c) {
+    testing::Random random(6);
+    y = random.Vector(in.x.size(), -1, 1, c.y);
+    if (c.carries) carry = random.Vector(in.carry_in.size(), -1, 1);
+  }
+  Doubles y, carry;
+};
+
+// Where backward writes; what is added to starts from 0.5.
+struct Gradients {
+  explicit Gradients(const Case& c)
+      : dx(c.batch * c.time, c.channels, c.x, c.margin),
+        dweight(c.channels * c.taps, 0.5f),
+        dbias(c.bias ? c.channels : 0, 0.5f),
+        dcarry_in(c.batch * c.channels * (c.taps - 1), NAN) {}
+
+  void Expect(const Case& c, const reference::ConvGradients& want) const {
+    testing::ExpectClose("dx", dx.values(), want.x,
+                         testing::WithRounding(2e-6, c.x));
+    testing::ExpectAdded("dweight", dweight, 0.5, want.weight, 4e-6);
+    if (c.bias) testing::ExpectAdded("dbias", dbias, 0.5, want.bias, 4e-6);
+    testing::ExpectClose("dcarry_in", dcarry_in, want.carry_in, 2e-6);
+    EXPECT_TRUE(dx.MarginsUntouched());
+  }
+
+  Matrix dx;
+  std::vector<float> dweight, dbias, dcarry_in;
 };
 
 }  // namespace carry::conv_cases

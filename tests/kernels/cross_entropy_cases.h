@@ -32,4 +32,33 @@ inline const Case kCases[] = {
     {"Bf16InPlace", 7, 1100, kBF16, -5, 5, 5, true},
 };
 
+// A case's inputs and what is to come of them.
+struct Problem {
+  explicit Problem(const Case& c) : targets(c.rows) {
+    testing::Random random(11);
+    logits = random.Vector(c.rows * c.vocab, c.low, c.high);
+    for (int64_t r = 0; r < c.rows; ++r) {
+      targets[r] = r % 3 == 2 ? -1 : (r * 7919) % c.vocab;
+    }
+    nll = reference::CrossEntropy(logits, targets, c.vocab);
+    gradient =
+        reference::CrossEntropyGradient(logits, targets, c.vocab, kWeight);
+  }
+
+  static constexpr float kWeight = 0.25f;
+  testing::Doubles logits, nll, gradient;
+  std::vector<int32_t> targets;
+};
+
+// Where the gradient goes: over the logits or into `dx`.
+inline MatView GradientView(const Case& c, const MatView& logits,
+                            const MatView& dx) {
+  MatView to = dx;
+  if (c.in_place) {
+    to.data = logits.data;
+    to.stride = logits.stride * 4 / SizeOf(c.gradient);
+  }
+  return to;
+}
+
 }  // namespace carry::loss_cases

@@ -103,63 +103,81 @@ TEST_P(MatMulTest, IsTheOracles) {
   }
 }
 
-// The same through a packed weight, from fp32 and for several numbers of rows.
-TEST_P(MatMulTest, PackedIsTheOracles) {
-  const Case& c = GetParam();
-  if (c.transpose_a) GTEST_SKIP() << "packed weights take plain A";
-  const Doubles b = Inputs(2, c.n * c.k, c.in);
-  const Doubles bias = Inputs(3, c.n, kF32);
-  const std::vector<float> bias_floats = Floats(bias);
-  Matrix other(Inputs(4, c.n * c.k, kF32), c.transpose_b ? c.n : c.k,
-               c.transpose_b ? c.k : c.n, kF32);
-  PackedWeight packed(other.view(), c.transpose_b, c.in, c.m);
-  Matrix bm(b, c.transpose_b ? c.n : c.k, c.transpose_b ? c.k : c.n, kF32,
-            c.margin);
-  packed.Update(bm.view());
-  EXPECT_GE(packed.bytes(), c.n * c.k * SizeOf(c.in));
-  for (int64_t m : {c.m, int64_t{1}, int64_t{2}, int64_t{17}}) {
-    Case shape = c;
-    shape.m = m;
+INSTANTIATE_TEST_SUITE_P(Table, MatMulTest, ::testing::ValuesIn(kCases),
+                         [](const auto& info) { return info.param.name; });
+
+// The cases of the table with a plain A; `vectors`: only x W^T.
+std::vector<Case> PackedCases(bool vectors) {
+  std::vector<Case> cases;
+  for (const Case& c : kCases) {
+    if (!c.transpose_a && (c.transpose_b || !vectors)) cases.push_back(c);
+  }
+  return cases;
+}
+
+// The same through a packed weight, from fp32.
+class PackedMatMulTest : public ::testing::TestWithParam<Case> {
+ protected:
+  PackedMatMulTest()
+      : b_(Inputs(2, GetParam().n * GetParam().k, GetParam().in)),
+        bias_(Inputs(3, GetParam().n, kF32)),
+        weight_(b_, Rows(), Cols(), kF32, GetParam().margin) {}
+
+  static int64_t Rows() {
+    return GetParam().transpose_b ? GetParam().n : GetParam().k;
+  }
+  static int64_t Cols() {
+    return GetParam().transpose_b ? GetParam().k : GetParam().n;
+  }
+
+  void ExpectOracle(const PackedWeight& packed, int64_t m) const {
+    Case c = GetParam();
+    c.m = m;
+    const std::vector<float> bias = Floats(bias_);
     const Doubles a = Inputs(1, m * c.k, c.in);
     Matrix am(a, m, c.k, c.in, c.margin);
     Matrix cm(Doubles(m * c.n, 0.5), m, c.n, c.out, c.margin);
     MatMul(am.view(), packed, cm.view(),
            c.accumulate ? Write::kAccumulate : Write::kOverwrite,
-           c.bias ? bias_floats.data() : nullptr);
-    ExpectClose("c", cm.values(), Want(shape, a, b, bias, 0.5),
+           c.bias ? bias.data() : nullptr);
+    ExpectClose("c", cm.values(), Want(c, a, b_, bias_, 0.5),
                 testing::WithRounding(2e-6, c.out));
     EXPECT_TRUE(cm.MarginsUntouched());
   }
+
+  Doubles b_, bias_;
+  Matrix weight_;
+};
+
+// For several numbers of rows, and after other values were packed.
+TEST_P(PackedMatMulTest, IsTheOracles) {
+  const Case& c = GetParam();
+  Matrix other(Inputs(4, c.n * c.k, kF32), Rows(), Cols(), kF32);
+  PackedWeight packed(other.view(), c.transpose_b, c.in, c.m);
+  packed.Update(weight_.view());
+  EXPECT_GE(packed.bytes(), c.n * c.k * SizeOf(c.in));
+  for (int64_t m : {c.m, int64_t{1}, int64_t{2}, int64_t{17}}) {
+    ExpectOracle(packed, m);
+  }
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, MatMulTest, ::testing::ValuesIn(kCases),
+INSTANTIATE_TEST_SUITE_P(Table, PackedMatMulTest,
+                         ::testing::ValuesIn(PackedCases(false)),
                          [](const auto& info) { return info.param.name; });
 
 // Weights that were packed for a few rows: their own kernel, on every target.
-TEST_P(MatMulTest, PackedForVectorsIsTheOracles) {
-  const Case& c = GetParam();
-  if (c.transpose_a || !c.transpose_b) GTEST_SKIP() << "only x W^T";
-  const Doubles b = Inputs(2, c.n * c.k, c.in);
-  const Doubles bias = Inputs(3, c.n, kF32);
-  const std::vector<float> bias_floats = Floats(bias);
-  Matrix bm(b, c.n, c.k, kF32, c.margin);
-  const PackedWeight packed(bm.view(), true, c.in, 1);
+class FewRowsMatMulTest : public PackedMatMulTest {};
+
+TEST_P(FewRowsMatMulTest, IsTheOracles) {
+  const PackedWeight packed(weight_.view(), true, GetParam().in, 1);
   testing::ForEachTarget([&] {
-    for (int64_t m : {1, 2, 3, 4, 5}) {
-      Case shape = c;
-      shape.m = m;
-      const Doubles a = Inputs(1, m * c.k, c.in);
-      Matrix am(a, m, c.k, c.in, c.margin);
-      Matrix cm(Doubles(m * c.n, 0.5), m, c.n, c.out, c.margin);
-      MatMul(am.view(), packed, cm.view(),
-             c.accumulate ? Write::kAccumulate : Write::kOverwrite,
-             c.bias ? bias_floats.data() : nullptr);
-      ExpectClose("c", cm.values(), Want(shape, a, b, bias, 0.5),
-                  testing::WithRounding(2e-6, c.out));
-      EXPECT_TRUE(cm.MarginsUntouched());
-    }
+    for (int64_t m : {1, 2, 3, 4, 5}) ExpectOracle(packed, m);
   });
 }
+
+INSTANTIATE_TEST_SUITE_P(Table, FewRowsMatMulTest,
+                         ::testing::ValuesIn(PackedCases(true)),
+                         [](const auto& info) { return info.param.name; });
 
 TEST(MatMul, EmptyInnerDimensionGivesTheBias) {
   std::vector<float> c = {1, 2, 3, 4};

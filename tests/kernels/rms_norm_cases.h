@@ -8,6 +8,9 @@
 namespace carry::norm_cases {
 
 using reference::NormInputs;
+using testing::Doubles;
+using testing::Floats;
+using testing::Matrix;
 
 struct Case {
   const char* name;
@@ -47,6 +50,74 @@ inline NormInputs MakeInputs(const Case& c) {
   }
   in.weight = random.Vector(c.dim, 0.5, 2);
   return in;
+}
+
+// A forward pass: what it reads and where it writes.
+struct Forward {
+  Forward(const NormInputs& in, const Case& c)
+      : c(c),
+        residual(Floats(in.residual)),
+        weight(Floats(in.weight)),
+        sum(residual.size(), NAN),
+        inv_rms(c.rows, NAN),
+        delta(c.has_delta ? in.delta : in.residual, c.rows, c.dim, c.delta,
+              c.margin),
+        y(c.rows, c.dim, c.y, c.margin) {}
+
+  void Expect(const reference::NormOutputs& want) const {
+    using testing::ExpectClose;
+    ExpectClose("y", y.values(), want.y, testing::WithRounding(1e-6, c.y));
+    ExpectClose("sum", c.in_place ? residual : sum, want.sum, 1e-6);
+    ExpectClose("inv_rms", inv_rms, want.inv_rms, 1e-6);
+    EXPECT_TRUE(y.MarginsUntouched());
+  }
+
+  Case c;
+  std::vector<float> residual, weight, sum, inv_rms;
+  Matrix delta, y;
+};
+
+// A backward pass; dweight is added to and starts from 0.5. The gradients of
+// the outputs: dsum may be empty.
+struct Backward {
+  Backward(const NormInputs& in, const reference::NormOutputs& forward,
+           const Doubles& dy, const Doubles& dsum, const Case& c)
+      : c(c),
+        in_place(c.in_place && !dsum.empty()),
+        dsum(Floats(dsum)),
+        sum(Floats(forward.sum)),
+        inv_rms(Floats(forward.inv_rms)),
+        weight(Floats(in.weight)),
+        dresidual(sum.size(), NAN),
+        dweight(c.dim, 0.5f),
+        dy(dy, c.rows, c.dim, c.y, c.margin),
+        ddelta(c.rows, c.dim, c.delta, c.margin) {}
+
+  void Expect(const reference::NormGradients& want) const {
+    using testing::ExpectClose;
+    ExpectClose("dresidual", in_place ? dsum : dresidual, want.sum,
+                c.tolerance);
+    if (c.has_delta) {
+      ExpectClose("ddelta", ddelta.values(), want.sum,
+                  testing::WithRounding(c.tolerance, c.delta));
+      EXPECT_TRUE(ddelta.MarginsUntouched());
+    }
+    testing::ExpectAdded("dweight", dweight, 0.5, want.weight, 2e-6);
+  }
+
+  Case c;
+  bool in_place;  // dresidual over dsum
+  std::vector<float> dsum, sum, inv_rms, weight, dresidual, dweight;
+  Matrix dy, ddelta;
+};
+
+// Calls body(dy, dsum) with a gradient of the sum and without.
+template <class Body>
+void ForOutputGradients(const NormInputs& in, const Case& c, const Body& body) {
+  testing::Random random(3);
+  const Doubles dy = random.Vector(in.residual.size(), -1, 1, c.y);
+  body(dy, random.Vector(in.residual.size(), -1, 1));
+  body(dy, Doubles());
 }
 
 }  // namespace carry::norm_cases

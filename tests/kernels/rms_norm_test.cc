@@ -7,7 +7,10 @@
 namespace carry {
 namespace {
 
+using norm_cases::Backward;
 using norm_cases::Case;
+using norm_cases::ForOutputGradients;
+using norm_cases::Forward;
 using norm_cases::kCases;
 using norm_cases::kF32;
 using norm_cases::MakeInputs;
@@ -15,11 +18,8 @@ using reference::NormGradients;
 using reference::NormInputs;
 using reference::NormOutputs;
 using testing::Doubles;
-using testing::ExpectAdded;
-using testing::ExpectClose;
 using testing::Floats;
 using testing::Matrix;
-using testing::WithRounding;
 
 class RmsNormTest : public ::testing::TestWithParam<Case> {};
 
@@ -28,26 +28,18 @@ TEST_P(RmsNormTest, ForwardIsTheOracles) {
   const NormInputs in = MakeInputs(c);
   const NormOutputs want = reference::NormForward(in);
   testing::ForEachTarget([&] {
-    std::vector<float> residual = Floats(in.residual);
-    Matrix delta(c.has_delta ? in.delta : in.residual, c.rows, c.dim, c.delta,
-                 c.margin);
-    const std::vector<float> weight = Floats(in.weight);
-    std::vector<float> sum(residual.size(), NAN), inv_rms(c.rows, NAN);
-    Matrix y(c.rows, c.dim, c.y, c.margin);
-    float* sum_at = c.in_place ? residual.data() : sum.data();
-    MatView delta_view = delta.view();
-    if (!c.has_delta) delta_view.data = nullptr;
-    RmsNormForward({residual.data(), delta_view, weight.data(), 1e-5f, sum_at,
-                    y.view(), inv_rms.data()});
-    ExpectClose("y", y.values(), want.y, WithRounding(1e-6, c.y));
-    ExpectClose("sum", c.in_place ? residual : sum, want.sum, 1e-6);
-    ExpectClose("inv_rms", inv_rms, want.inv_rms, 1e-6);
-    EXPECT_TRUE(y.MarginsUntouched());
+    Forward run(in, c);
+    MatView delta = run.delta.view();
+    if (!c.has_delta) delta.data = nullptr;
+    RmsNormForward({run.residual.data(), delta, run.weight.data(), 1e-5f,
+                    c.in_place ? run.residual.data() : run.sum.data(),
+                    run.y.view(), run.inv_rms.data()});
+    run.Expect(want);
     Matrix again(c.rows, c.dim, c.y, c.margin);
-    residual = Floats(in.residual);
-    RmsNormForward({residual.data(), delta_view, weight.data(), 1e-5f, nullptr,
+    const std::vector<float> residual = Floats(in.residual);
+    RmsNormForward({residual.data(), delta, run.weight.data(), 1e-5f, nullptr,
                     again.view(), nullptr});
-    EXPECT_EQ(again.values(), y.values());
+    EXPECT_EQ(again.values(), run.y.values());
   });
 }
 
@@ -55,38 +47,19 @@ TEST_P(RmsNormTest, BackwardIsTheOracles) {
   const Case& c = GetParam();
   const NormInputs in = MakeInputs(c);
   const NormOutputs forward = reference::NormForward(in);
-  testing::Random random(3);
-  const Doubles dy = random.Vector(in.residual.size(), -1, 1, c.y);
-  for (const bool later : {true, false}) {
-    const Doubles dsum =
-        later ? random.Vector(in.residual.size(), -1, 1) : Doubles();
+  ForOutputGradients(in, c, [&](const Doubles& dy, const Doubles& dsum) {
     const NormGradients want = reference::NormBackward(in, dy, dsum);
     testing::ForEachTarget([&] {
-      Matrix g(dy, c.rows, c.dim, c.y, c.margin);
-      std::vector<float> gsum = Floats(dsum);
-      const std::vector<float> sum = Floats(forward.sum);
-      const std::vector<float> inv_rms = Floats(forward.inv_rms);
-      const std::vector<float> weight = Floats(in.weight);
-      std::vector<float> dresidual(sum.size(), NAN);
-      std::vector<float> dweight(c.dim, 0.5f);
-      const bool in_place = c.in_place && later;
-      float* to = in_place ? gsum.data() : dresidual.data();
-      Matrix ddelta(c.rows, c.dim, c.delta, c.margin);
-      MatView ddelta_view = ddelta.view();
-      if (!c.has_delta) ddelta_view.data = nullptr;
-      RmsNormBackward({g.view(), testing::DataOrNull(gsum), sum.data(),
-                       inv_rms.data(), weight.data(), to, ddelta_view,
-                       dweight.data()});
-      ExpectClose("dresidual", in_place ? gsum : dresidual, want.sum,
-                  c.tolerance);
-      if (c.has_delta) {
-        ExpectClose("ddelta", ddelta.values(), want.sum,
-                    WithRounding(c.tolerance, c.delta));
-        EXPECT_TRUE(ddelta.MarginsUntouched());
-      }
-      ExpectAdded("dweight", dweight, 0.5, want.weight, 2e-6);
+      Backward run(in, forward, dy, dsum, c);
+      MatView ddelta = run.ddelta.view();
+      if (!c.has_delta) ddelta.data = nullptr;
+      RmsNormBackward({run.dy.view(), testing::DataOrNull(run.dsum),
+                       run.sum.data(), run.inv_rms.data(), run.weight.data(),
+                       run.in_place ? run.dsum.data() : run.dresidual.data(),
+                       ddelta, run.dweight.data()});
+      run.Expect(want);
     });
-  }
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, RmsNormTest, ::testing::ValuesIn(kCases),

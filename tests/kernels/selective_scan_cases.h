@@ -8,6 +8,7 @@
 namespace carry::scan_cases {
 
 using reference::ScanInputs;
+using testing::Doubles;
 using testing::Floats;
 using testing::Matrix;
 
@@ -172,6 +173,71 @@ struct KernelInputs {
   std::vector<float> a, d, dt_bias, state_in;
   std::vector<uint8_t> starts;
   SelectiveScanArgs args;
+};
+
+// Tokens [t0, t1) of a batch of one, from `state`.
+inline ScanInputs Part(const ScanInputs& in, int64_t t0, int64_t t1,
+                       const std::vector<float>& state) {
+  const auto rows = [&](const auto& v, int64_t width) {
+    using V = std::decay_t<decltype(v)>;
+    return V(v.begin() + t0 * width, v.begin() + t1 * width);
+  };
+  ScanInputs part = in;
+  part.time = t1 - t0;
+  part.u = rows(in.u, in.channels), part.z = rows(in.z, in.channels);
+  part.dt_raw = rows(in.dt_raw, in.channels);
+  part.b = rows(in.b, in.states), part.c = rows(in.c, in.states);
+  part.document_start = rows(in.document_start, 1);
+  part.state_in.assign(state.begin(), state.end());
+  return part;
+}
+
+// The gradients of a case's outputs.
+struct OutputGradients {
+  OutputGradients(const ScanInputs& in, const Case& c) {
+    testing::Random random(4);
+    out = random.Vector(in.u.size(), -1, 1, c.x);
+    if (c.carries) state = random.Vector(in.state_in.size(), -1, 1);
+  }
+  Doubles out, state;
+};
+
+// Where backward writes; what is added to starts from 0.5.
+struct Gradients {
+  explicit Gradients(const Case& c)
+      : du(c.batch * c.time, c.channels, c.x, c.margin),
+        ddt(du),
+        dz(du),
+        db(c.batch * c.time, c.states, c.bc, c.margin),
+        dc(db),
+        da(c.channels * c.states, 0.5f),
+        dd(c.channels, 0.5f),
+        dbias(c.channels, 0.5f),
+        dstate_in(c.batch * c.channels * c.states, NAN) {}
+
+  void Expect(const Case& c, const reference::ScanGradients& want) const {
+    using testing::ExpectAdded;
+    using testing::ExpectClose;
+    const double x = testing::WithRounding(1e-5, c.x);
+    const double bc = testing::WithRounding(1e-5, c.bc);
+    ExpectClose("du", du.values(), want.u, x);
+    ExpectClose("ddt", ddt.values(), want.dt_raw, x);
+    if (c.gate) ExpectClose("dz", dz.values(), want.z, x);
+    ExpectClose("db", db.values(), want.b, bc);
+    ExpectClose("dc", dc.values(), want.c, bc);
+    ExpectAdded("da", da, 0.5, want.a, 3e-5);
+    if (c.optional) {
+      ExpectAdded("dd", dd, 0.5, want.d, 1e-5);
+      ExpectAdded("dbias", dbias, 0.5, want.dt_bias, 1e-5);
+    }
+    ExpectClose("dstate_in", dstate_in, want.state_in, 1e-5);
+    for (const Matrix* m : {&du, &ddt, &dz, &db, &dc}) {
+      EXPECT_TRUE(m->MarginsUntouched());
+    }
+  }
+
+  Matrix du, ddt, dz, db, dc;
+  std::vector<float> da, dd, dbias, dstate_in;
 };
 
 }  // namespace carry::scan_cases

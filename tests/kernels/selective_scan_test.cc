@@ -11,9 +11,11 @@ using reference::ScanGradients;
 using reference::ScanInputs;
 using reference::ScanOutputs;
 using scan_cases::Case;
+using scan_cases::Gradients;
 using scan_cases::kCases;
 using scan_cases::KernelInputs;
 using scan_cases::MakeInputs;
+using scan_cases::OutputGradients;
 using testing::Doubles;
 using testing::ExpectAdded;
 using testing::ExpectClose;
@@ -52,53 +54,24 @@ TEST_P(SelectiveScanTest, ForwardIsTheOracles) {
 TEST_P(SelectiveScanTest, BackwardIsTheOracles) {
   const Case& c = GetParam();
   const ScanInputs in = MakeInputs(c);
-  testing::Random random(4);
-  const Doubles dout = random.Vector(in.u.size(), -1, 1, c.x);
-  const Doubles dstate_out =
-      c.carries ? random.Vector(in.state_in.size(), -1, 1) : Doubles();
-  const ScanGradients want = reference::ScanBackward(in, dout, dstate_out);
+  const OutputGradients g(in, c);
+  const ScanGradients want = reference::ScanBackward(in, g.out, g.state);
   const testing::WithThreads threads(c.threads);
   testing::ForEachTarget([&] {
     KernelInputs k(in, c);
     Matrix out(k.rows, c.channels, c.x);
     std::vector<float> saved = Saved(c);
     SelectiveScanForward(k.args, {out.view(), nullptr, saved.data()});
-    Matrix g(dout, k.rows, c.channels, c.x, c.margin);
-    const std::vector<float> gstate = Floats(dstate_out);
-    Matrix du(k.rows, c.channels, c.x, c.margin), ddt = du, dz = du;
-    Matrix db(k.rows, c.states, c.bc, c.margin), dc = db;
-    std::vector<float> da(want.a.size(), 0.5f), dd(want.d.size(), 0.5f);
-    std::vector<float> dbias(want.d.size(), 0.5f);
-    std::vector<float> dstate_in(want.state_in.size(), NAN);
-    SelectiveScanBackwardArgs grad = {g.view(),
-                                      testing::DataOrNull(gstate),
-                                      saved.data(),
-                                      du.view(),
-                                      ddt.view(),
-                                      c.gate ? dz.view() : MatView(),
-                                      db.view(),
-                                      dc.view(),
-                                      da.data(),
-                                      c.optional ? dd.data() : nullptr,
-                                      c.optional ? dbias.data() : nullptr,
-                                      dstate_in.data()};
-    SelectiveScanBackward(k.args, grad);
-    ExpectClose("du", du.values(), want.u, WithRounding(1e-5, c.x));
-    ExpectClose("ddt", ddt.values(), want.dt_raw, WithRounding(1e-5, c.x));
-    if (c.gate) {
-      ExpectClose("dz", dz.values(), want.z, WithRounding(1e-5, c.x));
-    }
-    ExpectClose("db", db.values(), want.b, WithRounding(1e-5, c.bc));
-    ExpectClose("dc", dc.values(), want.c, WithRounding(1e-5, c.bc));
-    ExpectAdded("da", da, 0.5, want.a, 3e-5);
-    if (c.optional) {
-      ExpectAdded("dd", dd, 0.5, want.d, 1e-5);
-      ExpectAdded("dbias", dbias, 0.5, want.dt_bias, 1e-5);
-    }
-    ExpectClose("dstate_in", dstate_in, want.state_in, 1e-5);
-    for (const Matrix* m : {&du, &ddt, &dz, &db, &dc}) {
-      EXPECT_TRUE(m->MarginsUntouched());
-    }
+    Matrix dout(g.out, k.rows, c.channels, c.x, c.margin);
+    const std::vector<float> dstate_out = Floats(g.state);
+    Gradients to(c);
+    SelectiveScanBackward(
+        k.args, {dout.view(), testing::DataOrNull(dstate_out), saved.data(),
+                 to.du.view(), to.ddt.view(), c.gate ? to.dz.view() : MatView(),
+                 to.db.view(), to.dc.view(), to.da.data(),
+                 c.optional ? to.dd.data() : nullptr,
+                 c.optional ? to.dbias.data() : nullptr, to.dstate_in.data()});
+    to.Expect(c, want);
   });
 }
 
@@ -168,25 +141,17 @@ TEST(SelectiveScan, ChunksHaveTheSameBits) {
     const Forward all = RunForward(whole, in);
     for (int64_t cut : {1, 16, 20, 21, 49}) {
       Doubles out;
-      ScanInputs part = in;
+      std::vector<float> state = Floats(in.state_in);
       for (const auto& [t0, t1] : {std::pair<int64_t, int64_t>{0, cut},
                                    std::pair<int64_t, int64_t>{cut, 50}}) {
         Case c = whole;
-        c.time = part.time = t1 - t0;
-        const auto rows = [&, t0 = t0, t1 = t1](const auto& v, int64_t width) {
-          using V = std::decay_t<decltype(v)>;
-          return V(v.begin() + t0 * width, v.begin() + t1 * width);
-        };
-        part.u = rows(in.u, 40), part.z = rows(in.z, 40);
-        part.dt_raw = rows(in.dt_raw, 40);
-        part.b = rows(in.b, 12), part.c = rows(in.c, 12);
-        part.document_start = rows(in.document_start, 1);
-        const Forward run = RunForward(c, part);
+        c.time = t1 - t0;
+        const Forward run = RunForward(c, scan_cases::Part(in, t0, t1, state));
         out.insert(out.end(), run.out.begin(), run.out.end());
-        part.state_in.assign(run.state.begin(), run.state.end());
+        state = run.state;
       }
       EXPECT_EQ(out, all.out) << cut;
-      EXPECT_EQ(Floats(part.state_in), all.state) << cut;
+      EXPECT_EQ(state, all.state) << cut;
     }
   });
 }

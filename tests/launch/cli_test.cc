@@ -5,6 +5,7 @@ namespace carry {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 using testing::StartsWith;
 
 using CliTest = ProgramTest;
@@ -20,6 +21,21 @@ TEST_F(CliTest, HelpAndVersion) {
   EXPECT_EQ(r.status, 0);
   EXPECT_THAT(r.out, StartsWith("carry "));
   EXPECT_THAT(r.out, HasSubstr("backends: cpu"));
+}
+
+// OpenMP's threads spin for a moment only, unless the user says otherwise.
+TEST_F(CliTest, ThreadsSpinShortly) {
+  const auto spins = [this](const std::string& environment) {
+    return Run("--version",
+               "env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT "
+               "OMP_DISPLAY_ENV=verbose " +
+                   environment)
+        .err;
+  };
+  EXPECT_THAT(spins(""), HasSubstr("GOMP_SPINCOUNT = '2000'"));
+  EXPECT_THAT(spins("GOMP_SPINCOUNT=77"), HasSubstr("GOMP_SPINCOUNT = '77'"));
+  EXPECT_THAT(spins("OMP_WAIT_POLICY=active"),
+              Not(HasSubstr("GOMP_SPINCOUNT = '2000'")));
 }
 
 TEST_F(CliTest, EveryCommandHasHelpWithAnExample) {
