@@ -26,9 +26,9 @@ constexpr int64_t kStagger = 320;
 constexpr int64_t kStaggers = 16;
 
 struct Block {
-  void* base;    // what the system gave
-  void* data;    // what the caller sees
-  int64_t size;  // size class, without the stagger
+  void* base = nullptr;  // what the system gave
+  void* data = nullptr;  // what the caller sees
+  int64_t size = 0;      // size class, without the stagger
 };
 
 // Multiples of 64 B up to 4 KiB, then 1/8 steps between powers of two.
@@ -39,12 +39,16 @@ int64_t SizeClass(int64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+// Blocks of one device.
 class Pool {
  public:
-  static Pool& Get() {
-    static Pool* pool = new Pool;  // Outlives every static tensor.
-    return *pool;
+  static Pool& Get(Device device) {
+    // Outlive every static tensor.
+    static Pool* pools[kDevices] = {new Pool(Device::kCpu),
+                                    new Pool(Device::kCuda)};
+    return *pools[static_cast<int>(device)];
   }
+  explicit Pool(Device device) : device_(device) {}
 
   Block Take(int64_t bytes, MemoryPart part) {
     const int64_t size = SizeClass(bytes);
@@ -64,7 +68,7 @@ class Pool {
     std::lock_guard<std::mutex> lock(mutex_);
     Count(part, -block.size);
     if (cached_ + block.size > limit_) {
-      std::free(block.base);
+      Release(block);
       return;
     }
     cached_ += block.size;
@@ -107,38 +111,72 @@ class Pool {
   }
 
   Block FromSystem(int64_t size) {
+    Block block = TryFromSystem(size);
+    if (block.base == nullptr) {
+      TrimLocked();
+      block = TryFromSystem(size);
+    }
+    if (block.base == nullptr) FailForWantOfMemory(size);
+    return block;
+  }
+
+  Block TryFromSystem(int64_t size) {
+    if (device_ != Device::kCpu) {
+      void* block = BackendOf(device_).Allocate(size);
+      return {block, block, size};
+    }
     const bool huge = size >= kHugeFrom;
     const int64_t stagger =
         huge ? kStagger * (next_++ % kStaggers) / 64 * 64 : 0;
-    const int64_t alignment = huge ? kHugePage : 64;
     const int64_t total = size + stagger;
     void* base = nullptr;
-    if (posix_memalign(&base, alignment, total) != 0) {
-      TrimLocked();
-      if (posix_memalign(&base, alignment, total) != 0) base = nullptr;
-    }
-    if (base == nullptr) {
-      std::fprintf(stderr,
-                   "carry: error: out of memory: %s asked for, %s in use; "
-                   "lower training.chunk_length, training.micro_batch_size or "
-                   "training.tape_memory_budget\n",
-                   FormatBytes(size).c_str(),
-                   FormatBytes(use_[kParts].bytes).c_str());
-      std::exit(1);
-    }
+    if (posix_memalign(&base, huge ? kHugePage : 64, total) != 0) return {};
     // Only pages that are used whole: a started one would be resident whole.
     if (huge) madvise(base, total / kHugePage * kHugePage, MADV_HUGEPAGE);
     return {base, static_cast<char*>(base) + stagger, size};
   }
 
+  [[noreturn]] void FailForWantOfMemory(int64_t size) {
+    std::string parts;
+    for (int i = 0; i < kParts; ++i) {
+      if (use_[i].bytes == 0) continue;
+      parts += parts.empty() ? "" : ", ";
+      parts += std::string(Name(static_cast<MemoryPart>(i))) + " " +
+               FormatBytes(use_[i].bytes);
+    }
+    std::string free;
+    if (device_ != Device::kCpu) {
+      free = ", " + FormatBytes(BackendOf(device_).AvailableMemory()) +
+             " free on the GPU";
+    }
+    std::fprintf(stderr,
+                 "carry: error: out of memory%s: %s asked for%s, %s in use "
+                 "(%s); lower training.chunk_length, "
+                 "training.micro_batch_size or training.tape_memory_budget\n",
+                 device_ == Device::kCpu ? "" : " on the GPU",
+                 FormatBytes(size).c_str(), free.c_str(),
+                 FormatBytes(use_[kParts].bytes).c_str(), parts.c_str());
+    std::fflush(stdout);
+    std::_Exit(1);  // Destructors would wait for other ranks and the device.
+  }
+
+  void Release(const Block& block) {
+    if (device_ == Device::kCpu) {
+      std::free(block.base);
+    } else {
+      BackendOf(device_).Free(block.base);
+    }
+  }
+
   void TrimLocked() {
     for (auto& [size, blocks] : free_) {
-      for (const Block& block : blocks) std::free(block.base);
+      for (const Block& block : blocks) Release(block);
       blocks.clear();
     }
     cached_ = 0;
   }
 
+  const Device device_;
   std::mutex mutex_;
   std::map<int64_t, std::vector<Block>> free_;
   std::array<MemoryUse, kParts + 1> use_;
@@ -186,13 +224,13 @@ const char* Name(MemoryPart part) {
   return "?";
 }
 
-MemoryClaim::MemoryClaim(int64_t bytes, MemoryPart part)
-    : bytes_(bytes), part_(part) {
-  Pool::Get().Claim(part, bytes);
+MemoryClaim::MemoryClaim(int64_t bytes, MemoryPart part, Device device)
+    : bytes_(bytes), part_(part), device_(device) {
+  Pool::Get(device).Claim(part, bytes);
 }
 
 MemoryClaim::~MemoryClaim() {
-  if (bytes_ != 0) Pool::Get().Claim(part_, -bytes_);
+  if (bytes_ != 0) Pool::Get(device_).Claim(part_, -bytes_);
 }
 
 MemoryClaim::MemoryClaim(MemoryClaim&& other) noexcept {
@@ -202,16 +240,33 @@ MemoryClaim::MemoryClaim(MemoryClaim&& other) noexcept {
 MemoryClaim& MemoryClaim::operator=(MemoryClaim&& other) noexcept {
   std::swap(bytes_, other.bytes_);
   std::swap(part_, other.part_);
+  std::swap(device_, other.device_);
   return *this;
 }
 
-MemoryUse GetMemoryUse(MemoryPart part) {
-  return Pool::Get().Use(static_cast<int>(part));
+MemoryUse GetMemoryUse(MemoryPart part, Device device) {
+  return Pool::Get(device).Use(static_cast<int>(part));
 }
-MemoryUse GetTotalMemoryUse() { return Pool::Get().Use(kParts); }
-void ResetMemoryPeaks() { Pool::Get().ResetPeaks(); }
-void TrimMemoryCache() { Pool::Get().Trim(); }
-void SetMemoryCacheLimit(int64_t bytes) { Pool::Get().SetLimit(bytes); }
+MemoryUse GetTotalMemoryUse(Device device) {
+  return Pool::Get(device).Use(kParts);
+}
+void ResetMemoryPeaks() {
+  for (Device device : {Device::kCpu, Device::kCuda}) {
+    Pool::Get(device).ResetPeaks();
+  }
+}
+void TrimMemoryCache() {
+  for (Device device : {Device::kCpu, Device::kCuda}) Pool::Get(device).Trim();
+}
+void SetMemoryCacheLimit(int64_t bytes) {
+  Pool::Get(Device::kCpu).SetLimit(bytes);
+}
+
+int64_t AvailableMemory() {
+  const Device device = DefaultDevice();
+  return device == Device::kCpu ? AvailableSystemMemory()
+                                : BackendOf(device).AvailableMemory();
+}
 
 int64_t AvailableSystemMemory() {
   int64_t available = ReadKilobytes("/proc/meminfo", "MemAvailable:");
@@ -244,11 +299,13 @@ std::string FormatBytes(int64_t bytes) {
   return text;
 }
 
-std::shared_ptr<void> AllocateMemory(int64_t bytes, MemoryPart part) {
+std::shared_ptr<void> AllocateMemory(int64_t bytes, MemoryPart part,
+                                     Device device) {
   CARRY_CHECK(bytes >= 0);
-  const Block block = Pool::Get().Take(bytes, part);
-  return std::shared_ptr<void>(
-      block.data, [block, part](void*) { Pool::Get().Give(block, part); });
+  const Block block = Pool::Get(device).Take(bytes, part);
+  return std::shared_ptr<void>(block.data, [block, part, device](void*) {
+    Pool::Get(device).Give(block, part);
+  });
 }
 
 }  // namespace carry

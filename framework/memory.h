@@ -1,8 +1,12 @@
-// Host memory for tensors: cached blocks, counted by part.
+// Memory for tensors, of the host and of the GPU: cached blocks, counted by
+// part.
 //
 // Freed blocks stay in the cache and serve the next request of the same size
 // class, so a training step allocates from the system only while it is the
-// largest so far. Blocks of 1 MiB and more are advised to use huge pages, and
+// largest so far. A GPU's block may still be in use by work that is queued; who
+// gets it next uses it in the same stream, after that work.
+//
+// On the host, blocks of 1 MiB and more are advised to use huge pages, and
 // their starts are staggered: rows of equal length in two arrays would
 // otherwise fall on the same cache sets.
 //
@@ -12,6 +16,8 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+
+#include "framework/device.h"
 
 namespace carry {
 
@@ -30,14 +36,14 @@ struct MemoryUse {
   int64_t bytes = 0;  // now
   int64_t peak = 0;   // since the last ResetPeaks
 };
-MemoryUse GetMemoryUse(MemoryPart part);
+MemoryUse GetMemoryUse(MemoryPart part, Device device = DefaultDevice());
 // Everything handed out, whatever the part.
-MemoryUse GetTotalMemoryUse();
-// Starts new peaks at what is in use now.
+MemoryUse GetTotalMemoryUse(Device device = DefaultDevice());
+// Starts new peaks at what is in use now, on every device.
 void ResetMemoryPeaks();
-// Gives cached blocks back to the system.
+// Gives cached blocks back to the system, on every device.
 void TrimMemoryCache();
-// Limits the cache: freed blocks beyond `bytes` go back to the system.
+// Limits the host's cache: freed blocks beyond `bytes` go back to the system.
 void SetMemoryCacheLimit(int64_t bytes);
 
 // Bytes that a kernel or a library keeps, counted with a part for the life of
@@ -45,7 +51,7 @@ void SetMemoryCacheLimit(int64_t bytes);
 class MemoryClaim {
  public:
   MemoryClaim() = default;
-  MemoryClaim(int64_t bytes, MemoryPart part);
+  MemoryClaim(int64_t bytes, MemoryPart part, Device device);
   ~MemoryClaim();
   MemoryClaim(MemoryClaim&& other) noexcept;
   MemoryClaim& operator=(MemoryClaim&& other) noexcept;
@@ -53,17 +59,23 @@ class MemoryClaim {
  private:
   int64_t bytes_ = 0;
   MemoryPart part_ = MemoryPart::kParameters;
+  Device device_ = Device::kCpu;
 };
 
 // Bytes this process may still take, from the control group's limit and what
 // the system has available; and its peak resident size so far.
 int64_t AvailableSystemMemory();
 int64_t PeakResidentBytes();
+// Bytes of the default device's memory that this process may still take.
+int64_t AvailableMemory();
 
 // "1.50 GiB"
 std::string FormatBytes(int64_t bytes);
 
-// A block of at least `bytes`, 64-byte aligned, uninitialised.
-std::shared_ptr<void> AllocateMemory(int64_t bytes, MemoryPart part);
+// A block of at least `bytes`, 64-byte aligned, uninitialised. Where there is
+// none left, ends the process with what is in use by which part and what to
+// lower.
+std::shared_ptr<void> AllocateMemory(int64_t bytes, MemoryPart part,
+                                     Device device);
 
 }  // namespace carry

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "framework/random.h"
+#include "kernels/matmul.h"
 #include "kernels/parallel_for.h"
 #include "kernels/span.h"
 
@@ -42,14 +43,16 @@ Initializer UniformInit(double low, double high) {
   };
 }
 
-const PackedWeight& Parameter::Packed(bool transpose, DType dtype,
-                                      int64_t rows) {
+const WeightPack& Parameter::Packed(bool transpose, DType dtype,
+                                    int64_t rows) {
+  Backend& backend = value_.backend();
+  const bool by_use = !backend.one_pack();
   PackKind kind = kPlain;
-  if (transpose) kind = rows <= kFewRows ? kFewRowsOnly : kManyRows;
+  if (transpose && by_use) kind = rows <= kFewRows ? kFewRowsOnly : kManyRows;
   Pack& pack = packs_[kind];
   const bool fits = pack.weight != nullptr && pack.dtype == dtype;
   if (fits && pack.version == *version_) return *pack.weight;
-  if (transpose && !grad_.defined()) {
+  if (kind != kPlain && !grad_.defined()) {
     packs_[kind == kManyRows ? kFewRowsOnly : kManyRows] = {};
   }
   SpanInfo info{.category = "op", .name = "pack weights", .dtype = dtype};
@@ -58,9 +61,9 @@ const PackedWeight& Parameter::Packed(bool transpose, DType dtype,
   if (fits) {
     pack.weight->Update(value_.view());
   } else {
-    pack.weight =
-        std::make_unique<PackedWeight>(value_.view(), transpose, dtype, rows);
-    pack.claim = MemoryClaim(pack.weight->bytes(), MemoryPart::kParameters);
+    pack.weight = backend.Pack(value_.view(), transpose, dtype, rows);
+    pack.claim = MemoryClaim(pack.weight->bytes(), MemoryPart::kParameters,
+                             backend.device());
     pack.dtype = dtype;
   }
   pack.version = *version_;
@@ -142,7 +145,15 @@ void ParameterStore::Allocate(uint64_t seed, bool gradients) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = *parameters_[i];
     if (gradients) p.grad_ = grads_.Slice(p.offset_, p.shape());
-    inits_[i](seed, StreamOf(p.name_), p.value_.f32(), p.size());
+    const uint64_t stream = StreamOf(p.name_);
+    if (p.value_.device() == Device::kCpu) {
+      inits_[i](seed, stream, p.value_.f32(), p.size());
+      continue;
+    }
+    std::vector<float> values(p.size());
+    inits_[i](seed, stream, values.data(), p.size());
+    p.value_.backend().FromHost(p.value_.data(), values.data(),
+                                p.value_.bytes());
   }
   inits_.clear();
 }

@@ -14,7 +14,7 @@
 
 #include "framework/memory.h"
 #include "framework/tensor.h"
-#include "kernels/matmul.h"
+#include "kernels/backend.h"
 
 namespace carry {
 
@@ -40,7 +40,8 @@ class Parameter {
   // `dtype`; made at first use and again after the values have changed. There
   // are two for y = x W^T, for kFewRows and for more; a model without
   // gradients keeps the one used last.
-  const PackedWeight& Packed(bool transpose, DType dtype, int64_t rows);
+  // A GPU has one for all.
+  const WeightPack& Packed(bool transpose, DType dtype, int64_t rows);
 
   // f(value()), kept until the values change. One `f` a parameter.
   const Tensor& Derived(Tensor (*f)(const Tensor& value));
@@ -56,7 +57,7 @@ class Parameter {
   bool grad_written_ = true;     // zeros count
   uint64_t* version_ = nullptr;  // the store's
   struct Pack {
-    std::unique_ptr<PackedWeight> weight;
+    std::unique_ptr<WeightPack> weight;
     MemoryClaim claim;
     DType dtype = DType::kF32;
     uint64_t version = 0;

@@ -2,34 +2,7 @@
 
 #include <utility>
 
-#include "kernels/elementwise.h"
-
 namespace carry {
-namespace {
-
-// dst += src for matrices that may have strides.
-void AddMatrix(const Tensor& dst, const Tensor& src) {
-  CARRY_CHECK(dst.rows() == src.rows() && dst.cols() == src.cols());
-  if (dst.dtype() == DType::kF32) {
-    if (dst.contiguous() && src.contiguous()) return dst.Add(src);
-    for (int64_t r = 0; r < dst.rows(); ++r) {
-      AddTo(dst.Rows(r, 1).f32(), src.Rows(r, 1).data(), src.dtype(),
-            dst.cols());
-    }
-    return;
-  }
-  CARRY_CHECK(src.dtype() == dst.dtype());
-  for (int64_t r = 0; r < dst.rows(); ++r) {
-    BFloat16* d = dst.Rows(r, 1).as<BFloat16>();
-    const BFloat16* s = src.Rows(r, 1).as<BFloat16>();
-    for (int64_t i = 0; i < dst.cols(); ++i) {
-      d[i] = ToBFloat16(ToFloat(d[i]) + ToFloat(s[i]));
-    }
-  }
-}
-
-}  // namespace
-
 Var::Var(Tensor value, bool needs_grad) : state_(std::make_shared<State>()) {
   state_->value = std::move(value);
   state_->needs_grad = needs_grad;
@@ -93,7 +66,10 @@ MatView GradTarget::view() const {
 
 void GradTarget::Finish() {
   if (!tensor_.defined()) return;
-  if (add_) AddMatrix(var_.state_->grad, tensor_);
+  if (add_) {
+    const Tensor& grad = var_.state_->grad;
+    grad.backend().AddMatrix(grad.view(), tensor_.view());
+  }
   var_.state_->written = true;
   tensor_ = Tensor();
 }

@@ -1,8 +1,5 @@
 #include "framework/tensor.h"
 
-#include <cstring>
-
-#include "kernels/elementwise.h"
 
 namespace carry {
 
@@ -25,13 +22,15 @@ std::string ToString(const Shape& shape) {
   return text + "]";
 }
 
-Tensor Tensor::Empty(Shape shape, DType dtype, MemoryPart part) {
+Tensor Tensor::Empty(Shape shape, DType dtype, MemoryPart part,
+                     Device device) {
   Tensor t;
   t.size_ = Product(shape);
   t.shape_ = std::move(shape);
   t.dtype_ = dtype;
   t.stride_ = t.cols();
-  t.storage_ = AllocateMemory(t.bytes(), part);
+  t.device_ = device;
+  t.storage_ = AllocateMemory(t.bytes(), part, device);
   t.data_ = t.storage_.get();
   return t;
 }
@@ -39,6 +38,13 @@ Tensor Tensor::Empty(Shape shape, DType dtype, MemoryPart part) {
 Tensor Tensor::Zeros(Shape shape, DType dtype, MemoryPart part) {
   Tensor t = Empty(std::move(shape), dtype, part);
   t.Zero();
+  return t;
+}
+
+Tensor Tensor::FromHost(const void* host, Shape shape, DType dtype,
+                        MemoryPart part) {
+  Tensor t = Empty(std::move(shape), dtype, part);
+  t.backend().FromHost(t.data_, host, t.bytes());
   return t;
 }
 
@@ -72,29 +78,46 @@ Tensor Tensor::Slice(int64_t begin, Shape shape) const {
 }
 
 void Tensor::Zero() const {
+  const int64_t element = SizeOf(dtype_);
   if (contiguous()) {
-    std::memset(data_, 0, bytes());
-    return;
-  }
-  for (int64_t r = 0; r < rows(); ++r) {
-    std::memset(static_cast<char*>(data_) + r * stride_ * SizeOf(dtype_), 0,
-                cols() * SizeOf(dtype_));
+    backend().Zero(data_, bytes(), bytes(), 1);
+  } else {
+    backend().Zero(data_, stride_ * element, cols() * element, rows());
   }
 }
 
 Tensor Tensor::Clone(MemoryPart part) const {
-  Tensor copy = Empty(shape_, dtype_, part);
-  for (int64_t r = 0; r < rows(); ++r) {
-    std::memcpy(static_cast<char*>(copy.data_) + r * cols() * SizeOf(dtype_),
-                static_cast<char*>(data_) + r * stride_ * SizeOf(dtype_),
-                cols() * SizeOf(dtype_));
-  }
+  Tensor copy = Empty(shape_, dtype_, part, device_);
+  copy.CopyFrom(*this);
   return copy;
+}
+
+void Tensor::CopyFrom(const Tensor& other) const {
+  CARRY_CHECK(size_ == other.size_ && dtype_ == other.dtype_ &&
+              device_ == other.device_);
+  const int64_t element = SizeOf(dtype_);
+  if (contiguous() && other.contiguous()) {
+    backend().Copy(data_, bytes(), other.data_, bytes(), bytes(), 1);
+    return;
+  }
+  CARRY_CHECK(cols() == other.cols());
+  backend().Copy(data_, stride_ * element, other.data_, other.stride_ * element,
+                 cols() * element, rows());
+}
+
+absl::StatusOr<Tensor> Tensor::ToHost() const {
+  if (device_ == Device::kCpu) return *this;
+  const Tensor dense = contiguous() ? *this : Clone();
+  Tensor host =
+      Empty(shape_, dtype_, MemoryPart::kActivations, Device::kCpu);
+  absl::Status status = backend().ToHost(host.data_, dense.data_, bytes());
+  if (!status.ok()) return status;
+  return host;
 }
 
 void Tensor::Add(const Tensor& other) const {
   CARRY_CHECK(size_ == other.size_ && contiguous() && other.contiguous());
-  AddTo(f32(), other.data(), other.dtype(), size_);
+  backend().AddTo(f32(), other.data(), other.dtype(), size_);
 }
 
 }  // namespace carry

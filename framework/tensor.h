@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "framework/device.h"
 #include "framework/memory.h"
 #include "kernels/check.h"
 #include "kernels/types.h"
@@ -23,11 +25,18 @@ class Tensor {
 
   // Uninitialised.
   static Tensor Empty(Shape shape, DType dtype,
-                      MemoryPart part = MemoryPart::kActivations);
+                      MemoryPart part = MemoryPart::kActivations,
+                      Device device = DefaultDevice());
   static Tensor Zeros(Shape shape, DType dtype,
                       MemoryPart part = MemoryPart::kActivations);
+  // A copy of host memory on the default device; `host` may change afterwards.
+  static Tensor FromHost(const void* host, Shape shape, DType dtype,
+                         MemoryPart part);
 
   bool defined() const { return storage_ != nullptr; }
+  Device device() const { return device_; }
+  // Of the device that it is on.
+  Backend& backend() const { return BackendOf(device_); }
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
   int64_t rank() const { return static_cast<int64_t>(shape_.size()); }
@@ -64,12 +73,18 @@ class Tensor {
   void Zero() const;
   // A dense copy.
   Tensor Clone(MemoryPart part = MemoryPart::kActivations) const;
+  // this = other, elements in order. Same shape and dtype, one device.
+  void CopyFrom(const Tensor& other) const;
+  // In host memory: this tensor itself if it is there, or a dense copy, for
+  // which it waits. Fails with the first error of the device's work.
+  absl::StatusOr<Tensor> ToHost() const;
   // this += other. Same size, both dense; this is fp32, other fp32 or bf16.
   void Add(const Tensor& other) const;
 
  private:
   std::shared_ptr<void> storage_;
   void* data_ = nullptr;
+  Device device_ = Device::kCpu;
   DType dtype_ = DType::kF32;
   Shape shape_;
   int64_t size_ = 0;

@@ -47,11 +47,13 @@ absl::Status Generate(const GenerateOptions& options) {
   // Ids that pad the vocabulary stand for nothing.
   const int64_t vocab = model->tokenizer->vocab_size();
   Generator generator(*model->loaded.model);
-  generator.Read(ids->data(), static_cast<int64_t>(ids->size()),
-                 options.model.chunk_length);
+  absl::Status status =
+      generator.Read(ids->data(), static_cast<int64_t>(ids->size()),
+                     options.model.chunk_length);
   const std::unique_ptr<StreamDecoder> decoder =
       model->tokenizer->NewStreamDecoder();
   for (int64_t i = 0; i < options.tokens; ++i) {
+    if (!status.ok()) return status;
     const float* logits = generator.logits();
     if (!std::all_of(logits, logits + vocab,
                      [](float x) { return std::isfinite(x); })) {
@@ -64,7 +66,7 @@ absl::Status Generate(const GenerateOptions& options) {
     std::cout << decoder->Push(id) << std::flush;
     // The far end has closed; there is nobody to generate for.
     if (!std::cout) return absl::OkStatus();
-    if (i + 1 < options.tokens) generator.Read(&id, 1, 1);
+    if (i + 1 < options.tokens) status = generator.Read(&id, 1, 1);
   }
   std::cout << decoder->Finish() << std::flush;
   return absl::OkStatus();

@@ -25,22 +25,61 @@ void AddAt(const Tensor& t, int64_t row, int64_t col, float x) {
   }
 }
 
+// The last rows of each sequence in x [B, T, E], in host memory: x itself, or
+// copies that Store brings back.
+class LastRows {
+ public:
+  static absl::StatusOr<LastRows> Load(const Tensor& x, int64_t batch,
+                                       int64_t rows) {
+    LastRows last(x, batch, std::min(rows, x.rows() / batch));
+    if (x.device() == Device::kCpu) {
+      last.host_ = x;
+      last.kept_ = last.time_;
+      return last;
+    }
+    last.dense_ = Tensor::Empty({batch * last.kept_, x.cols()}, x.dtype());
+    for (int64_t b = 0; b < batch; ++b) {
+      last.dense_.Rows(b * last.kept_, last.kept_).CopyFrom(last.Of(b));
+    }
+    absl::StatusOr<Tensor> host = last.dense_.ToHost();
+    if (!host.ok()) return host.status();
+    last.host_ = *std::move(host);
+    return last;
+  }
+
+  // Where token t of sequence b is in host().
+  int64_t Row(int64_t b, int64_t t) const {
+    return b * kept_ + t - (time_ - kept_);
+  }
+  const Tensor& host() const { return host_; }
+  void Store() const {
+    if (x_.device() == Device::kCpu) return;
+    x_.backend().FromHost(dense_.data(), host_.data(), dense_.bytes());
+    for (int64_t b = 0; b < batch_; ++b) {
+      Of(b).CopyFrom(dense_.Rows(b * kept_, kept_));
+    }
+  }
+
+ private:
+  LastRows(const Tensor& x, int64_t batch, int64_t rows)
+      : x_(x), batch_(batch), time_(x.rows() / batch), kept_(rows) {}
+  Tensor Of(int64_t b) const {
+    return x_.Rows(b * time_ + time_ - kept_, kept_);
+  }
+
+  Tensor x_, dense_, host_;
+  int64_t batch_, time_, kept_;
+};
+
 }  // namespace
 
 // Messages of one kind and layer: those that this rank gets, those it sends.
 struct HaloExchange::Messages {
   struct Message {
     int peer;
-    Part inputs;                // by position in the sequence
-    std::vector<float> floats;  // and the seal
-    std::unique_ptr<Transfer> transfer;
-    float* data() { return floats.data(); }
-    int64_t size() const {
-      return static_cast<int64_t>(floats.size()) - kSealFloats;
-    }
-    int64_t bytes() const {
-      return static_cast<int64_t>(floats.size() * sizeof(float));
-    }
+    Part inputs;  // by position in the sequence
+    SealedMessage sealed;
+    float* data() const { return sealed.data(); }
   };
 
   Messages(const HaloExchange& halo, SealKind kind)
@@ -48,16 +87,17 @@ struct HaloExchange::Messages {
 
   void Receive(int from, Part inputs) {
     Message& m = Add(receives, from, inputs);
-    m.transfer = halo.comm_.Receive(m.data(), m.bytes(), from, tag,
-                                    halo.StampOf(kind, from).Label());
+    m.sealed.transfer() =
+        halo.comm_.Receive(m.data(), m.sealed.bytes(), from, tag,
+                           halo.StampOf(kind, from).Label());
   }
   // To be filled, then sent.
   Message& ToSend(int to, Part inputs) { return Add(sends, to, inputs); }
   void Send(Message& m) {
     const Stamp stamp = halo.StampOf(kind, halo.comm_.rank());
-    WriteSeal(stamp, m.data(), m.size(), m.data() + m.size());
-    m.transfer =
-        halo.comm_.Send(m.data(), m.bytes(), m.peer, tag, stamp.Label());
+    m.sealed.Seal(stamp);
+    m.sealed.transfer() = halo.comm_.Send(m.data(), m.sealed.bytes(), m.peer,
+                                          tag, stamp.Label());
   }
   // Afterwards what came may be used.
   absl::Status WaitForReceives() {
@@ -69,27 +109,23 @@ struct HaloExchange::Messages {
       info.chunk = stamp.chunk;
       info.peer = m.peer;
       const Span span(info);
-      absl::Status status = m.transfer->Wait();
-      if (status.ok()) {
-        status = CheckSeal(stamp, halo.comm_.rank(), m.data(), m.size(),
-                           m.data() + m.size());
-      }
+      absl::Status status = m.sealed.transfer()->Wait();
+      if (status.ok()) status = m.sealed.Check(stamp, halo.comm_.rank());
       if (!status.ok()) return status;
     }
     return absl::OkStatus();
   }
   absl::Status WaitForSends() {
     for (Message& m : sends) {
-      absl::Status status = m.transfer->Wait();
+      absl::Status status = m.sealed.transfer()->Wait();
       if (!status.ok()) return status;
     }
     return absl::OkStatus();
   }
 
   Message& Add(std::vector<Message>& list, int peer, Part inputs) {
-    list.push_back({peer, inputs, {}, nullptr});
     const int64_t each = halo.batch_.batch * halo.channels_;
-    list.back().floats.resize(inputs.size() * each + kSealFloats);
+    list.push_back({peer, inputs, SealedMessage(inputs.size() * each)});
     return list.back();
   }
 
@@ -122,8 +158,12 @@ absl::Status HaloExchange::Forward(const Tensor& source,
                                    const Tensor& halo) const {
   const int me = comm_.rank();
   const ChunkSpan& span = spans_[me];
-  const int64_t time = span.end - span.begin;
   Messages messages(*this, SealKind::kHalo);
+  absl::StatusOr<LastRows> tail =
+      LastRows::Load(source, batch_.batch, width_);
+  if (!tail.ok()) return tail.status();
+  absl::StatusOr<Tensor> host_halo = halo.defined() ? halo.ToHost() : halo;
+  if (!host_halo.ok()) return host_halo.status();
   int64_t filled = 0;
   for (int from = 0; from < me; ++from) {
     const Part inputs = Inputs(from, me, false);
@@ -145,10 +185,10 @@ absl::Status HaloExchange::Forward(const Tensor& source,
       for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
         for (int64_t e = 0; e < channels_; ++e) {
           if (p >= 0) {
-            *x++ = Get(source, b * time + p - span.begin, e);
+            *x++ = Get(tail->host(), tail->Row(b, p - span.begin), e);
           } else {
             const int64_t at = (b * channels_ + e) * width_ + width_ + p;
-            *x++ = halo.defined() ? halo.f32()[at] : 0;
+            *x++ = halo.defined() ? host_halo->f32()[at] : 0;
           }
         }
       }
@@ -164,10 +204,13 @@ absl::Status HaloExchange::Forward(const Tensor& source,
         const bool keep = SameDocument(b, p, span.begin);
         const int64_t k = p - (span.begin - width_);
         for (int64_t e = 0; e < channels_; ++e, ++x) {
-          halo.f32()[(b * channels_ + e) * width_ + k] = keep ? *x : 0;
+          host_halo->f32()[(b * channels_ + e) * width_ + k] = keep ? *x : 0;
         }
       }
     }
+  }
+  if (me > 0 && halo.device() != Device::kCpu) {
+    halo.backend().FromHost(halo.data(), host_halo->data(), halo.bytes());
   }
   return messages.WaitForSends();
 }
@@ -175,17 +218,19 @@ absl::Status HaloExchange::Forward(const Tensor& source,
 absl::Status HaloExchange::Backward(const Var& source, const Var& halo) const {
   const int me = comm_.rank();
   const ChunkSpan& span = spans_[me];
-  const int64_t time = span.end - span.begin;
   Messages messages(*this, SealKind::kHaloGrad);
   for (int from = me + 1; from < comm_.size(); ++from) {
     const Part inputs = Inputs(me, from, true);
     if (inputs.size() > 0) messages.Receive(from, inputs);
   }
+  absl::StatusOr<Tensor> halo_grad = Tensor();
+  if (me > 0) halo_grad = halo.grad().ToHost();
+  if (!halo_grad.ok()) return halo_grad.status();
   for (int to = 0; to < me; ++to) {
     const Part inputs = Inputs(to, me, true);
     if (inputs.size() == 0) continue;
     auto& m = messages.ToSend(to, inputs);
-    const float* grad = halo.grad().f32();
+    const float* grad = halo_grad->f32();
     float* x = m.data();
     for (int64_t b = 0; b < batch_.batch; ++b) {
       for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
@@ -200,16 +245,22 @@ absl::Status HaloExchange::Backward(const Var& source, const Var& halo) const {
   }
   absl::Status status = messages.WaitForReceives();
   if (!status.ok()) return status;
-  const Tensor grad = source.grad();
+  if (messages.receives.empty()) return messages.WaitForSends();
+  const absl::StatusOr<LastRows> tail =
+      LastRows::Load(source.grad(), batch_.batch, width_);
+  if (!tail.ok()) return tail.status();
   for (auto& m : messages.receives) {
     const float* x = m.data();
     for (int64_t b = 0; b < batch_.batch; ++b) {
       for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
-        const int64_t row = b * time + p - span.begin;
-        for (int64_t e = 0; e < channels_; ++e) AddAt(grad, row, e, *x++);
+        const int64_t row = tail->Row(b, p - span.begin);
+        for (int64_t e = 0; e < channels_; ++e) {
+          AddAt(tail->host(), row, e, *x++);
+        }
       }
     }
   }
+  tail->Store();
   return messages.WaitForSends();
 }
 

@@ -13,7 +13,7 @@
 #include "framework/tape.h"
 #include "framework/train/streamed_pass.h"
 #include "parallel/communicator.h"
-#include "parallel/seal.h"
+#include "parallel/sealed_message.h"
 
 namespace carry {
 

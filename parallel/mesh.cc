@@ -30,6 +30,13 @@ std::vector<Part> Slices(const Range& bucket, int ranks) {
   return parts;
 }
 
+// Elements of a host copy to where they came from.
+void CopyBack(const Tensor& host, const Part& part, const Tensor& to) {
+  if (to.device() == Device::kCpu) return;  // `host` is `to`.
+  to.backend().FromHost(to.f32() + part.begin, host.f32() + part.begin,
+                        part.size() * sizeof(float));
+}
+
 // By rank, on every rank.
 absl::StatusOr<std::vector<std::string>> GatherStrings(
     Communicator& world, const char* what, const std::string& bytes) {
@@ -203,9 +210,15 @@ absl::Status Mesh::StartReduce(ParameterStore& store, int64_t bucket) {
   SpanInfo info{.category = "message", .name = "start reduction"};
   info.layer = bucket - 1;
   const Span span(info);
-  reducing_.push_back(world_->ReduceScatter(
-      store.grads().f32(), Slices(store.buckets()[bucket], size()),
-      {"gradient reduction", bucket - 1, -1, "backward"}));
+  const Range range = store.buckets()[bucket];
+  absl::StatusOr<Tensor> gradients =
+      store.grads().Slice(range.begin, {range.size()}).ToHost();
+  if (!gradients.ok()) return gradients.status();
+  Reduction reduction = {range, *gradients, nullptr};
+  reduction.transfer = world_->ReduceScatter(
+      gradients->f32(), Slices({0, range.size()}, size()),
+      {"gradient reduction", bucket - 1, -1, "backward"});
+  reducing_.push_back(std::move(reduction));
   --next_bucket_;
   return absl::OkStatus();
 }
@@ -223,9 +236,13 @@ absl::Status Mesh::FinishReduce(ParameterStore& store) {
     if (!status.ok()) return status;
   }
   const Span span({.category = "wait", .name = "wait for reduction"});
-  for (auto& transfer : reducing_) {
-    absl::Status status = transfer->Wait();
+  for (const Reduction& reduction : reducing_) {
+    absl::Status status = reduction.transfer->Wait();
     if (!status.ok()) return status;
+    const Part own = Slices({0, reduction.bucket.size()}, size())[rank()];
+    CopyBack(reduction.gradients, own,
+             store.grads().Slice(reduction.bucket.begin,
+                                 {reduction.bucket.size()}));
   }
   reducing_.clear();
   return absl::OkStatus();
@@ -235,10 +252,15 @@ absl::Status Mesh::GatherParameters(ParameterStore& store) {
   if (size() == 1) return absl::OkStatus();
   const Span span({.category = "wait", .name = "gather parameters"});
   for (size_t b = 0; b < store.buckets().size(); ++b) {
+    const Range range = store.buckets()[b];
+    const Tensor values = store.values().Slice(range.begin, {range.size()});
+    const absl::StatusOr<Tensor> host = values.ToHost();
+    if (!host.ok()) return host.status();
     absl::Status status = world_->AllGatherParts(
-        store.values().f32(), Slices(store.buckets()[b], size()),
+        host->f32(), Slices({0, range.size()}, size()),
         {"parameter gather", static_cast<int64_t>(b) - 1, -1, ""});
     if (!status.ok()) return status;
+    CopyBack(*host, {0, range.size()}, values);
   }
   store.Changed();
   ++updates_;
@@ -248,8 +270,9 @@ absl::Status Mesh::GatherParameters(ParameterStore& store) {
 }
 
 absl::Status Mesh::CheckParameters(const ParameterStore& store) {
-  const uint64_t mine =
-      XXH3_64bits(store.values().data(), store.values().bytes());
+  const absl::StatusOr<Tensor> values = store.values().ToHost();
+  if (!values.ok()) return values.status();
+  const uint64_t mine = XXH3_64bits(values->data(), values->bytes());
   return CheckEqual(absl::StrCat("parameters after update ", updates_),
                     absl::StrCat(absl::Hex(mine)));
 }

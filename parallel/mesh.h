@@ -85,7 +85,14 @@ class Mesh : public Distribution {
   config::Parallel config_;
   int local_size_;
   int64_t next_bucket_ = -1;  // to reduce next; -1: none is under way
-  std::vector<std::unique_ptr<Transfer>> reducing_;
+  // A bucket's gradients on their way, in the host's memory: the store's own
+  // or, from a GPU, copies.
+  struct Reduction {
+    Range bucket;
+    Tensor gradients;
+    std::unique_ptr<Transfer> transfer;
+  };
+  std::vector<Reduction> reducing_;
   int64_t updates_ = 0;
   uint32_t passes_ = 0;  // for seals
 };

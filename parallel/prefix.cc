@@ -8,7 +8,7 @@
 
 #include "kernels/span.h"
 #include "parallel/halo.h"
-#include "parallel/seal.h"
+#include "parallel/sealed_message.h"
 
 namespace carry {
 namespace {
@@ -45,13 +45,14 @@ class PrefixPass {
   // `first`: carries come from other ranks; else from carries_.
   absl::Status RunLayer(int64_t layer, Tape& tape, bool first, const Hidden& in,
                         Hidden* out);
-  // `own` has SummarySize floats and room for a seal; `all` is that of each
-  // rank, every seal checked.
-  std::vector<float> SealedSummary(int64_t layer) {
-    return std::vector<float>(mixer(layer).SummarySize(batch()) + kSealFloats);
+  Tensor EmptySummary(int64_t layer) {
+    return Tensor::Zeros({mixer(layer).SummarySize(batch())}, DType::kF32,
+                         MemoryPart::kCarries);
   }
-  absl::Status Gather(int64_t layer, SealKind kind, std::vector<float>& own,
-                      std::vector<float>* all);
+  // This rank's summary `own` in exchange for those of all, by rank, every seal
+  // checked.
+  absl::StatusOr<std::vector<Tensor>> Gather(int64_t layer, SealKind kind,
+                                             const Tensor& own);
   // The state into this rank's shard.
   absl::Status FoldStates(int64_t layer, const LayerRun& run, Tensor* state);
   // Gives run.state_out its gradient.
@@ -101,68 +102,80 @@ int64_t PrefixPass::KeptLayers() const {
   return std::clamp<int64_t>(fit, 1, model_.layers());
 }
 
-absl::Status PrefixPass::Gather(int64_t layer, SealKind kind,
-                                std::vector<float>& own,
-                                std::vector<float>* all) {
-  const auto floats = static_cast<int64_t>(own.size());
-  const int64_t size = floats - kSealFloats;
+absl::StatusOr<std::vector<Tensor>> PrefixPass::Gather(int64_t layer,
+                                                       SealKind kind,
+                                                       const Tensor& own) {
   Stamp stamp = {kind, pass_, layer, comm_.rank(), comm_.rank()};
-  WriteSeal(stamp, own.data(), size, own.data() + size);
+  const SealedMessage message(own.size());
+  absl::Status status = message.Pack(own, stamp);
+  if (!status.ok()) return status;
   CommLabel label = stamp.Label();
   label.chunk = -1;  // of all ranks
   SpanInfo info{.category = "wait", .name = "gather summaries"};
   info.direction = label.direction;
   info.layer = layer;
   const Span span(info);
-  all->resize(floats * comm_.size());
-  absl::Status status =
-      comm_.AllGather(own.data(), floats * static_cast<int64_t>(sizeof(float)),
-                      all->data(), label);
+  const int64_t size = own.size(), floats = size + kSealFloats;
+  const Tensor gathered =
+      Tensor::Empty({comm_.size() * floats}, DType::kF32, MemoryPart::kCarries,
+                    Device::kCpu);
+  status = comm_.AllGather(message.data(), message.bytes(), gathered.data(),
+                           label);
+  std::vector<Tensor> all;
   for (int r = 0; r < comm_.size() && status.ok(); ++r) {
-    if (r == comm_.rank()) continue;
-    stamp.chunk = stamp.sender = r;
-    const float* theirs = all->data() + r * floats;
-    status = CheckSeal(stamp, comm_.rank(), theirs, size, theirs + size);
+    const Tensor theirs = gathered.Slice(r * floats, {size});
+    if (r != comm_.rank()) {
+      stamp.chunk = stamp.sender = r;
+      status = CheckSeal(stamp, comm_.rank(), theirs.f32(), size,
+                         theirs.f32() + size);
+    }
+    all.push_back(own.device() == Device::kCpu
+                      ? theirs
+                      : Tensor::FromHost(theirs.data(), {size}, DType::kF32,
+                                         MemoryPart::kCarries));
   }
-  return status;
+  if (!status.ok()) return status;
+  return all;
 }
 
 absl::Status PrefixPass::FoldStates(int64_t layer, const LayerRun& run,
                                     Tensor* state) {
   LinearCarry& mixer = this->mixer(layer);
   const Carry zeros = Carry::Zeros(model_.carry_spec(layer), batch());
-  std::vector<float> own = SealedSummary(layer), all;
+  const Tensor own = EmptySummary(layer);
   // Nobody needs the last shard's.
-  if (comm_.rank() != last_) mixer.Summarize(run, own.data());
+  if (comm_.rank() != last_) mixer.Summarize(run, own.f32());
   if (comm_.rank() == 0) {
     // What the initial carry becomes at the end of this shard: the others need
     // not know of it.
     const Tensor after =
         (state->defined() ? *state : zeros.field(mixer.state_field())).Clone();
-    mixer.Apply(own.data(), after);
-    std::copy_n(after.f32(), after.size(), own.data());
+    mixer.Apply(own.f32(), after);
+    own.Slice(0, after.shape()).CopyFrom(after);
   }
-  absl::Status status = Gather(layer, SealKind::kSummary, own, &all);
-  if (!status.ok() || comm_.rank() == 0) return status;
+  const absl::StatusOr<std::vector<Tensor>> all =
+      Gather(layer, SealKind::kSummary, own);
+  if (!all.ok() || comm_.rank() == 0) return all.status();
   CARRY_CHECK(state->defined());  // else it would start from zeros
-  std::copy_n(all.data(), state->size(), state->f32());
+  state->CopyFrom((*all)[0].Slice(0, state->shape()));
   for (int r = 1; r < comm_.rank(); ++r) {
-    mixer.Apply(all.data() + r * own.size(), *state);
+    mixer.Apply((*all)[r].f32(), *state);
   }
   return absl::OkStatus();
 }
 
 absl::Status PrefixPass::FoldGrads(int64_t layer, LayerRun& run) {
   LinearCarry& mixer = this->mixer(layer);
-  std::vector<float> own = SealedSummary(layer), all;
-  if (comm_.rank() != 0) mixer.SummarizeGrad(run, own.data());
-  absl::Status status = Gather(layer, SealKind::kSummaryGrad, own, &all);
-  if (!status.ok() || comm_.rank() == last_) return status;
+  const Tensor own = EmptySummary(layer);
+  if (comm_.rank() != 0) mixer.SummarizeGrad(run, own.f32());
+  const absl::StatusOr<std::vector<Tensor>> all =
+      Gather(layer, SealKind::kSummaryGrad, own);
+  if (!all.ok() || comm_.rank() == last_) return all.status();
   const Tensor grad = Tensor::Empty(run.state_out.value().shape(), DType::kF32,
                                     MemoryPart::kCarries);
-  std::copy_n(all.data() + last_ * own.size(), grad.size(), grad.f32());
+  grad.CopyFrom((*all)[last_].Slice(0, grad.shape()));
   for (int r = last_ - 1; r > comm_.rank(); --r) {
-    mixer.Apply(all.data() + r * own.size(), grad);
+    mixer.Apply((*all)[r].f32(), grad);
   }
   run.state_out.SetGrad(grad);
   return absl::OkStatus();
@@ -224,7 +237,7 @@ absl::Status PrefixPass::Forward() {
   embedding_tape_ = std::make_unique<Tape>(true);
   embedding_tape_->SetObserver(request_.options.observer);
   Hidden hidden =
-      model_.Embed(*embedding_tape_, data_->tokens.data(), data_->info);
+      model_.Embed(*embedding_tape_, data_->tokens.as<int32_t>(), data_->info);
   embedded_ = hidden.residual;
   const int64_t first_kept = model_.layers() - KeptLayers();
   for (int64_t l = 0; l < model_.layers(); ++l) {
@@ -260,10 +273,11 @@ absl::Status PrefixPass::Backward(std::vector<double>* nll) {
     const Span span({.category = "pass", .name = "head"});
     Tape tape(true);
     tape.SetObserver(request_.options.observer);
-    SumRows(model_.Loss(tape, above, data_->targets.data(),
-                        request_.options.loss_weight),
-            batch(), nll->data());
+    const Tensor losses =
+        model_.Loss(tape, above, data_->targets.as<int32_t>(),
+                    request_.options.loss_weight);
     absl::Status status = tape.RunBackward();
+    if (status.ok()) status = SumRows(losses, batch(), nll->data());
     if (!status.ok()) return status;
   }
   for (int64_t l = model_.layers() - 1; l >= 0; --l) {
@@ -298,15 +312,14 @@ absl::Status PrefixPass::Backward(std::vector<double>* nll) {
 }
 
 absl::Status PrefixPass::Attend() {
-  std::vector<float> all;
   for (int64_t l = 0; l < model_.layers(); ++l) {
-    std::vector<float> own = SealedSummary(l);
-    absl::Status status = Gather(l, SealKind::kSummary, own, &all);
+    absl::Status status =
+        Gather(l, SealKind::kSummary, EmptySummary(l)).status();
     if (!status.ok()) return status;
   }
   for (int64_t l = model_.layers() - 1; l >= 0; --l) {
-    std::vector<float> own = SealedSummary(l);
-    absl::Status status = Gather(l, SealKind::kSummaryGrad, own, &all);
+    absl::Status status =
+        Gather(l, SealKind::kSummaryGrad, EmptySummary(l)).status();
     if (status.ok() && request_.options.layer_done) {
       status = request_.options.layer_done(l);
     }
@@ -318,38 +331,32 @@ absl::Status PrefixPass::Attend() {
 absl::StatusOr<std::vector<Carry>> PrefixPass::Final() {
   if (!request_.want_final || last_ == 0) return std::move(final_);
   if (comm_.rank() != 0 && comm_.rank() != last_) return std::vector<Carry>();
-  std::vector<std::unique_ptr<Transfer>> transfers;
-  std::vector<std::vector<float>> messages(model_.layers());
+  std::vector<SealedMessage> messages;
   const auto stamp = [this](int64_t layer) {
     return Stamp{SealKind::kFinalCarry, pass_, layer, last_, last_};
   };
   for (int64_t l = 0; l < model_.layers(); ++l) {
     const int tag = static_cast<int>(l);
     const int64_t size = batch() * CarrySize(model_.carry_spec(l));
-    std::vector<float>& message = messages[l];
-    message.resize(size + kSealFloats);
-    const int64_t bytes = (size + kSealFloats) * 4;
+    SealedMessage& message = messages.emplace_back(size);
     if (comm_.rank() == 0) {
-      transfers.push_back(
-          comm_.Receive(message.data(), bytes, last_, tag, stamp(l).Label()));
+      message.transfer() = comm_.Receive(message.data(), message.bytes(), last_,
+                                         tag, stamp(l).Label());
       continue;
     }
-    std::copy_n(final_[l].flat().f32(), size, message.data());
-    WriteSeal(stamp(l), message.data(), size, message.data() + size);
-    transfers.push_back(
-        comm_.Send(message.data(), bytes, 0, tag, stamp(l).Label()));
+    absl::Status status = message.Pack(final_[l].flat(), stamp(l));
+    if (!status.ok()) return status;
+    message.transfer() = comm_.Send(message.data(), message.bytes(), 0, tag,
+                                    stamp(l).Label());
   }
-  for (auto& transfer : transfers) {
-    absl::Status status = transfer->Wait();
+  for (SealedMessage& message : messages) {
+    absl::Status status = message.transfer()->Wait();
     if (!status.ok()) return status;
   }
   if (comm_.rank() != 0) return std::vector<Carry>();
   for (int64_t l = 0; l < model_.layers(); ++l) {
     final_[l] = Carry::Empty(model_.carry_spec(l), batch());
-    const int64_t size = final_[l].flat().size();
-    std::copy_n(messages[l].data(), size, final_[l].flat().f32());
-    absl::Status status = CheckSeal(stamp(l), 0, final_[l].flat().f32(), size,
-                                    messages[l].data() + size);
+    absl::Status status = messages[l].Unpack(stamp(l), 0, final_[l].flat());
     if (!status.ok()) return status;
   }
   return std::move(final_);

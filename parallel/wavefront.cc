@@ -1,6 +1,5 @@
 #include "parallel/wavefront.h"
 
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,11 +21,6 @@ SpanInfo SpanOf(const char* category, const char* name, const Stamp& stamp,
 
 }  // namespace
 
-struct WavefrontExchange::Message {
-  Tensor floats;  // the carry and its seal
-  std::unique_ptr<Transfer> transfer;
-};
-
 WavefrontExchange::WavefrontExchange(Communicator& sequence,
                                      const LanguageModel& model,
                                      Options options)
@@ -46,16 +40,13 @@ int WavefrontExchange::Tag(int64_t layer, SealKind kind) const {
                           static_cast<int64_t>(kind));
 }
 
-std::unique_ptr<WavefrontExchange::Message> WavefrontExchange::StartReceive(
+std::unique_ptr<SealedMessage> WavefrontExchange::StartReceive(
     const Stamp& stamp) {
-  const int64_t floats =
-      options_.batch * CarrySize(model_.carry_spec(stamp.layer));
-  auto message = std::make_unique<Message>();
-  message->floats =
-      Tensor::Empty({floats + kSealFloats}, DType::kF32, MemoryPart::kCarries);
-  message->transfer = sequence_.Receive(
-      message->floats.data(), message->floats.bytes(), stamp.sender,
-      Tag(stamp.layer, stamp.kind), stamp.Label());
+  auto message = std::make_unique<SealedMessage>(
+      options_.batch * CarrySize(model_.carry_spec(stamp.layer)));
+  message->transfer() =
+      sequence_.Receive(message->data(), message->bytes(), stamp.sender,
+                        Tag(stamp.layer, stamp.kind), stamp.Label());
   return message;
 }
 
@@ -71,48 +62,43 @@ absl::StatusOr<Carry> WavefrontExchange::Receive(const Stamp& stamp) {
   if (stamp.layer == (forward ? 0 : model_.layers() - 1)) {
     PostReceives(stamp.kind, stamp.chunk, stamp.sender);
   }
-  const std::unique_ptr<Message> message = std::move(receiving_[stamp.layer]);
+  const std::unique_ptr<SealedMessage> message =
+      std::move(receiving_[stamp.layer]);
   CARRY_CHECK(message != nullptr);
   return Take(stamp, *message);
 }
 
 absl::StatusOr<Carry> WavefrontExchange::Take(const Stamp& stamp,
-                                              Message& message) {
+                                              SealedMessage& message) {
   {
     const Span span(SpanOf("wait", "wait for carry", stamp, stamp.sender));
-    absl::Status status = message.transfer->Wait();
+    absl::Status status = message.transfer()->Wait();
     if (!status.ok()) return status;
   }
-  const float* floats = message.floats.f32();
   const Carry carry =
       Carry::Empty(model_.carry_spec(stamp.layer), options_.batch);
-  const int64_t n = carry.flat().size();
-  std::memcpy(carry.flat().f32(), floats, n * sizeof(float));
-  absl::Status status =
-      CheckSeal(stamp, sequence_.rank(), carry.flat().f32(), n, floats + n);
+  absl::Status status = message.Unpack(stamp, sequence_.rank(), carry.flat());
   if (!status.ok()) return status;
   return carry;
 }
 
-void WavefrontExchange::Send(SealKind kind, int64_t layer, int64_t chunk,
-                             int to, const Carry& carry) {
+absl::Status WavefrontExchange::Send(SealKind kind, int64_t layer,
+                                     int64_t chunk, int to,
+                                     const Carry& carry) {
   // Sealed with the chunk that will use it.
   const Stamp stamp = StampOf(kind, layer, chunk, sequence_.rank());
   const Span span(SpanOf("message", "send carry", stamp, to));
-  const int64_t floats = carry.flat().size();
-  auto message = std::make_unique<Message>();
-  message->floats =
-      Tensor::Empty({floats + kSealFloats}, DType::kF32, MemoryPart::kCarries);
-  float* out = message->floats.f32();
-  std::memcpy(out, carry.flat().f32(), floats * sizeof(float));
-  WriteSeal(stamp, out, floats, out + floats);
-  message->transfer =
-      sequence_.Send(message->floats.data(), message->floats.bytes(), to,
-                     Tag(layer, kind), stamp.Label());
+  auto message = std::make_unique<SealedMessage>(carry.flat().size());
+  absl::Status status = message->Pack(carry.flat(), stamp);
+  if (!status.ok()) return status;
+  message->transfer() =
+      sequence_.Send(message->data(), message->bytes(), to, Tag(layer, kind),
+                     stamp.Label());
   sending_.push_back(std::move(message));
-  while (!sending_.empty() && sending_.front()->transfer->Done()) {
+  while (!sending_.empty() && sending_.front()->transfer()->Done()) {
     sending_.pop_front();
   }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Carry> WavefrontExchange::Incoming(int64_t layer,
@@ -125,10 +111,9 @@ absl::Status WavefrontExchange::Outgoing(int64_t layer, int64_t chunk,
                                          Carry carry) {
   if (chunk + 1 == options_.chunks) {
     final_[layer] = std::move(carry);
-  } else {
-    Send(SealKind::kCarry, layer, chunk + 1, RankOf(chunk + 1), carry);
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
+  return Send(SealKind::kCarry, layer, chunk + 1, RankOf(chunk + 1), carry);
 }
 
 absl::StatusOr<Carry> WavefrontExchange::IncomingGrad(int64_t layer,
@@ -141,8 +126,7 @@ absl::StatusOr<Carry> WavefrontExchange::IncomingGrad(int64_t layer,
 absl::Status WavefrontExchange::OutgoingGrad(int64_t layer, int64_t chunk,
                                              Carry grad) {
   CARRY_CHECK(chunk > 0);
-  Send(SealKind::kCarryGrad, layer, chunk - 1, RankOf(chunk - 1), grad);
-  return absl::OkStatus();
+  return Send(SealKind::kCarryGrad, layer, chunk - 1, RankOf(chunk - 1), grad);
 }
 
 absl::StatusOr<std::vector<Carry>> WavefrontExchange::Finish(bool want_final) {
@@ -153,7 +137,9 @@ absl::StatusOr<std::vector<Carry>> WavefrontExchange::Finish(bool want_final) {
       final = std::move(final_);
     } else {
       for (int64_t l = 0; l < model_.layers(); ++l) {
-        Send(SealKind::kFinalCarry, l, options_.chunks - 1, 0, final_[l]);
+        absl::Status status = Send(SealKind::kFinalCarry, l,
+                                   options_.chunks - 1, 0, final_[l]);
+        if (!status.ok()) return status;
       }
     }
   } else if (want_final && me == 0) {
@@ -166,7 +152,7 @@ absl::StatusOr<std::vector<Carry>> WavefrontExchange::Finish(bool want_final) {
     }
   }
   while (!sending_.empty()) {
-    absl::Status status = sending_.front()->transfer->Wait();
+    absl::Status status = sending_.front()->transfer()->Wait();
     if (!status.ok()) return status;
     sending_.pop_front();
   }

@@ -20,7 +20,7 @@
 #include "framework/nn/language_model.h"
 #include "framework/train/carry_exchange.h"
 #include "parallel/communicator.h"
-#include "parallel/seal.h"
+#include "parallel/sealed_message.h"
 
 namespace carry {
 
@@ -50,7 +50,6 @@ class WavefrontExchange : public CarryExchange {
   absl::StatusOr<std::vector<Carry>> Finish(bool want_final);
 
  private:
-  struct Message;
   int RankOf(int64_t chunk) const {
     return static_cast<int>(chunk % sequence_.size());
   }
@@ -60,20 +59,20 @@ class WavefrontExchange : public CarryExchange {
   Stamp StampOf(SealKind kind, int64_t layer, int64_t chunk, int sender) const {
     return {kind, options_.pass, layer, chunk, sender};
   }
-  std::unique_ptr<Message> StartReceive(const Stamp& stamp);
+  std::unique_ptr<SealedMessage> StartReceive(const Stamp& stamp);
   // Receives for the carry into `chunk`, or its gradient, for each layer.
   void PostReceives(SealKind kind, int64_t chunk, int from);
   absl::StatusOr<Carry> Receive(const Stamp& stamp);
-  absl::StatusOr<Carry> Take(const Stamp& stamp, Message& message);
-  void Send(SealKind kind, int64_t layer, int64_t chunk, int to,
-            const Carry& carry);
+  absl::StatusOr<Carry> Take(const Stamp& stamp, SealedMessage& message);
+  absl::Status Send(SealKind kind, int64_t layer, int64_t chunk, int to,
+                    const Carry& carry);
 
   Communicator& sequence_;
   const LanguageModel& model_;
   Options options_;
   std::vector<Carry> final_;  // by layer, on the last chunk's rank
-  std::vector<std::unique_ptr<Message>> receiving_;  // by layer
-  std::deque<std::unique_ptr<Message>> sending_;
+  std::vector<std::unique_ptr<SealedMessage>> receiving_;  // by layer
+  std::deque<std::unique_ptr<SealedMessage>> sending_;
 };
 
 }  // namespace carry

@@ -461,8 +461,16 @@ absl::Status WriteSafetensors(
   if (!file.ok()) return file.status();
   absl::Status s = file->Append(StoreU64(text.size()));
   if (s.ok()) s = file->Append(text);
+  std::vector<char> copied;
   for (size_t i = 0; s.ok() && i < order.size(); ++i) {
-    s = file->Append(order[i]->data, sizes[i]);
+    const void* data = order[i]->data;
+    if (order[i]->copy) {
+      copied.resize(sizes[i]);
+      s = order[i]->copy(copied.data());
+      if (!s.ok()) return s;
+      data = copied.data();
+    }
+    s = file->Append(data, sizes[i]);
   }
   return s.ok() ? file->Commit() : s;
 }

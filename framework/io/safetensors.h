@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -92,6 +93,8 @@ struct TensorToWrite {
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;
   const void* data = nullptr;
+  // Where the data are not in host memory: copies all of them to `out`.
+  std::function<absl::Status(void* out)> copy;
 };
 
 // Writes `path` atomically (see OutputFile). Wide elements come first, then by

@@ -7,7 +7,6 @@
 #include "framework/ops/linear_cross_entropy.h"
 #include "framework/ops/rms_norm.h"
 #include "kernels/check.h"
-#include "kernels/matmul.h"
 #include "recipes/rules.h"
 
 namespace carry {
@@ -121,16 +120,17 @@ Tensor LanguageModel::Logits(const Hidden& in, bool last_only) {
   if (last_only && time > 1) {
     const Tensor last = Tensor::Empty({batch, 1, dim}, x.dtype());
     for (int64_t b = 0; b < batch; ++b) {
-      const Tensor row = x.Rows(b * time + time - 1, 1);
-      std::copy_n(row.as<char>(), row.bytes(), last.Rows(b, 1).as<char>());
+      last.Rows(b, 1).CopyFrom(x.Rows(b * time + time - 1, 1));
     }
     x = last;
     steps = 1;
   }
   Tensor logits =
       Tensor::Empty({batch, steps, model_.vocab_size()}, DType::kF32);
-  MatMul(x.view(), head().Packed(true, activations_, batch * steps),
-         logits.view(), Write::kOverwrite, nullptr);
+  x.backend().MatMul(x.view(),
+                     head().Packed(true, activations_, batch * steps),
+                     /*transpose=*/true, logits.view(), Write::kOverwrite,
+                     nullptr);
   return logits;
 }
 

@@ -7,7 +7,6 @@
 #include "framework/ops/linear.h"
 #include "framework/ops/selective_scan.h"
 #include "framework/random.h"
-#include "kernels/selective_scan.h"
 
 namespace carry {
 namespace {
@@ -176,8 +175,9 @@ void MambaMixer::SummarizeGrad(const Run& run, float* summary) {
 void MambaMixer::Apply(const float* summary, const Tensor& state) {
   const int64_t batch = state.dim(0);
   const Tensor a = ScanRates(*a_log_);
-  ApplyScanSummary(batch, inner_, states_, a.f32(), summary,
-                   summary + batch * inner_ * states_, state.f32());
+  a.backend().ApplyScanSummary(batch, inner_, states_, a.f32(), summary,
+                               summary + batch * inner_ * states_,
+                               state.f32());
 }
 
 int64_t MambaMixer::TapeBytesPerToken(DType activations) const {
@@ -186,7 +186,9 @@ int64_t MambaMixer::TapeBytesPerToken(DType activations) const {
       2 * inner_ + 3 * inner_ + hidden_ + rank_ + 2 * states_;
   constexpr int64_t kTokens = 1024;
   const int64_t saved =
-      SelectiveScanSavedSize(1, kTokens, inner_, states_) * 4 / kTokens;
+      BackendOf(DefaultDevice())
+          .SelectiveScanSavedSize(1, kTokens, inner_, states_) *
+      4 / kTokens;
   return elements * SizeOf(activations) + saved;
 }
 

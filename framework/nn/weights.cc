@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -21,6 +22,19 @@ absl::Status CheckShape(const std::string& path, const TensorView& tensor,
       "; config.json and the weights do not belong together"));
 }
 
+absl::Status CopyIntoParameter(const TensorView& from, Parameter& parameter) {
+  const Tensor& value = parameter.value();
+  if (value.device() == Device::kCpu) {
+    return CopyAsFloat(from, absl::MakeSpan(value.f32(), value.size()));
+  }
+  std::vector<float> host(value.size());
+  absl::Status status = CopyAsFloat(from, absl::MakeSpan(host));
+  if (status.ok()) {
+    value.backend().FromHost(value.data(), host.data(), value.bytes());
+  }
+  return status;
+}
+
 // A head that is stored beside a tied embedding must be the embedding.
 absl::Status CheckTiedHead(const std::string& path, const TensorView& head,
                            const Parameter& embeddings) {
@@ -29,7 +43,9 @@ absl::Status CheckTiedHead(const std::string& path, const TensorView& head,
   std::vector<float> values(head.elements());
   absl::Status copied = CopyAsFloat(head, absl::MakeSpan(values));
   if (!copied.ok()) return copied;
-  if (std::memcmp(values.data(), embeddings.value().data(),
+  absl::StatusOr<Tensor> tied = embeddings.value().ToHost();
+  if (!tied.ok()) return tied.status();
+  if (std::memcmp(values.data(), tied->data(),
                   values.size() * sizeof(float)) == 0) {
     return absl::OkStatus();
   }
@@ -58,8 +74,7 @@ absl::Status LoadWeights(const SafetensorsFolder& folder,
     }
     absl::Status status = CheckShape(path, *tensor, *parameter);
     if (!status.ok()) return status;
-    status = CopyAsFloat(
-        *tensor, absl::MakeSpan(parameter->value().f32(), parameter->size()));
+    status = CopyIntoParameter(*tensor, *parameter);
     if (!status.ok()) return status;
     unused.erase(tensor->name);
   }
@@ -79,10 +94,25 @@ absl::Status LoadWeights(const SafetensorsFolder& folder,
   return absl::OkStatus();
 }
 
+TensorToWrite ToWrite(std::string name, Shape shape, const Tensor& tensor) {
+  TensorToWrite write;
+  write.name = std::move(name);
+  write.dtype = tensor.dtype();
+  write.shape = std::move(shape);
+  if (tensor.device() == Device::kCpu) {
+    write.data = tensor.data();
+  } else {
+    write.copy = [tensor](void* out) {
+      return tensor.backend().ToHost(out, tensor.data(), tensor.bytes());
+    };
+  }
+  return write;
+}
+
 std::vector<TensorToWrite> WeightsToWrite(const LanguageModel& model) {
   std::vector<TensorToWrite> tensors;
   for (const auto& p : model.parameters().parameters()) {
-    tensors.push_back({p->name(), DType::kF32, p->shape(), p->value().data()});
+    tensors.push_back(ToWrite(p->name(), p->shape(), p->value()));
   }
   return tensors;
 }

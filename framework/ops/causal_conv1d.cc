@@ -3,8 +3,6 @@
 #include <utility>
 
 #include "framework/ops/op_span.h"
-#include "kernels/causal_conv1d.h"
-
 namespace carry {
 
 CausalConv1dOut CausalConv1d(Tape& tape, const Var& x, Parameter& weight,
@@ -35,8 +33,8 @@ CausalConv1dOut CausalConv1d(Tape& tape, const Var& x, Parameter& weight,
   {
     const Span span(StreamInfo("convolution forward", x.value().dtype(),
                                2 * out.y.value().bytes()));
-    CausalConv1dForward(args,
-                        {out.y.value().view(), out.carry_out.value().f32()});
+    x.value().backend().CausalConv1dForward(
+        args, {out.y.value().view(), out.carry_out.value().f32()});
   }
 
   tape.Record([args, out, x, carry_in, bias, &weight]() mutable {
@@ -57,7 +55,7 @@ CausalConv1dOut CausalConv1d(Tape& tape, const Var& x, Parameter& weight,
     {
       const Span span(StreamInfo("convolution backward", x.value().dtype(),
                                  3 * out.y.value().bytes()));
-      CausalConv1dBackward(args, grad);
+      x.value().backend().CausalConv1dBackward(args, grad);
     }
     dx.Finish();
     dcarry_in.Finish();

@@ -1,7 +1,6 @@
 #include "framework/ops/embedding.h"
 
 #include "framework/ops/op_span.h"
-#include "kernels/embedding.h"
 
 namespace carry {
 
@@ -13,14 +12,15 @@ Var Embedding(Tape& tape, const int32_t* tokens, int64_t batch, int64_t time,
   {
     const Span span(
         StreamInfo("embedding forward", DType::kF32, rows * dim * 8));
-    EmbeddingForward(tokens, rows, table.value().f32(), dim, x.value().f32());
+    table.value().backend().EmbeddingForward(
+        tokens, rows, table.value().f32(), dim, x.value().f32());
   }
   tape.Record([=, &table]() {
     if (const Tensor dx = x.grad(); dx.defined()) {
       const Span span(
           StreamInfo("embedding backward", DType::kF32, rows * dim * 12));
-      EmbeddingBackward(tokens, rows, dx.f32(), vocab, dim,
-                        table.GradToAdd().f32());
+      dx.backend().EmbeddingBackward(tokens, rows, dx.f32(), vocab, dim,
+                                     table.GradToAdd().f32());
     }
     return absl::OkStatus();
   });

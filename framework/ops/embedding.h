@@ -7,7 +7,7 @@
 namespace carry {
 
 // tokens [B, T], ids below the table's rows; table [V, D]; fp32 [B, T, D].
-// `tokens` must outlive the tape.
+// `tokens` are in the memory of the table's device and outlive the tape.
 Var Embedding(Tape& tape, const int32_t* tokens, int64_t batch, int64_t time,
               Parameter& table);
 

@@ -3,8 +3,6 @@
 #include <algorithm>
 
 #include "framework/ops/op_span.h"
-#include "kernels/cross_entropy.h"
-#include "kernels/matmul.h"
 
 namespace carry {
 namespace {
@@ -14,23 +12,23 @@ namespace {
 constexpr int64_t kSliceBytes = int64_t{64} << 20;
 constexpr int64_t kMinRows = 64;  // fewer leave the matrix units idle
 
-void Product(const char* name, const ConstMatView& a, const PackedWeight& w,
-             const MatView& c) {
+// c = a op(W) for slices of `slice` rows.
+void Product(const char* name, const ConstMatView& a, Parameter& weight,
+             bool transpose, int64_t slice, const MatView& c) {
+  const WeightPack& w = weight.Packed(transpose, a.dtype, slice);
   const Span span(ProductInfo(name, a.dtype, a.rows, c.cols, a.cols));
-  MatMul(a, w, c, Write::kOverwrite, nullptr);
+  weight.value().backend().MatMul(a, w, transpose, c, Write::kOverwrite,
+                                  nullptr);
 }
 
 // dW += dlogits^T x
 void AddWeightGradient(const ConstMatView& dlogits, const ConstMatView& x,
                        Parameter& weight) {
-  MatMulArgs args;
-  args.a = dlogits;
-  args.transpose_a = true;
-  args.b = x;
-  args.c = weight.GradToWrite(&args.write).view();
-  const Span span(
-      ProductInfo("matmul dw", x.dtype, args.c.rows, args.c.cols, x.rows));
-  MatMul(args);
+  Write write;
+  const MatView dw = weight.GradToWrite(&write).view();
+  const Span span(ProductInfo("matmul dw", x.dtype, dw.rows, dw.cols, x.rows));
+  weight.value().backend().MatMul(dlogits, /*transpose_a=*/true, x,
+                                  /*transpose_b=*/false, dw, write);
 }
 
 }  // namespace
@@ -60,15 +58,16 @@ Tensor LinearCrossEntropy(Tape& tape, const Var& x, Parameter& weight,
     const int64_t n = std::min(slice, rows - begin);
     const Tensor xs = x.value().Rows(begin, n);
     MatView out = logits.Rows(0, n).view();
-    Product("matmul", xs.view(), weight.Packed(true, dtype, slice), out);
+    Product("matmul", xs.view(), weight, /*transpose=*/true, slice, out);
     const MatView dout = gradient ? dlogits.Rows(0, n).view() : MatView{};
     {
       const int64_t bytes = 4 + (gradient ? SizeOf(dtype) : 0);
       const Span span(StreamInfo("cross-entropy", dtype, n * vocab * bytes));
-      CrossEntropy(out, targets + begin, loss_weight, dout, nll.f32() + begin);
+      x.value().backend().CrossEntropy(out, targets + begin, loss_weight, dout,
+                                       nll.f32() + begin);
     }
     if (!gradient) continue;
-    Product("matmul dx", dout, weight.Packed(false, dtype, slice),
+    Product("matmul dx", dout, weight, /*transpose=*/false, slice,
             dx.Rows(begin, n).view());
     AddWeightGradient(dout, xs.view(), weight);
   }

@@ -15,7 +15,8 @@
 namespace carry {
 
 // x [..., D]; weight [V, D]; targets [rows], -1 where a row does not count
-// (must outlive the call only). Returns nll fp32 [rows], 0 where a row does
+// in the memory of x's device (must
+// outlive the call only). Returns nll fp32 [rows], 0 where a row does
 // not count. Reductions are fp32, logits and their gradient are accumulated
 // in fp32 and stored in fp32, the gradient in x's dtype.
 Tensor LinearCrossEntropy(Tape& tape, const Var& x, Parameter& weight,

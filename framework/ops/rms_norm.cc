@@ -1,7 +1,6 @@
 #include "framework/ops/rms_norm.h"
 
 #include "framework/ops/op_span.h"
-#include "kernels/rms_norm.h"
 
 namespace carry {
 
@@ -32,7 +31,7 @@ RmsNormOut RmsNorm(Tape& tape, const Var& residual, const Var& delta,
     const int64_t bytes =
         4 + SizeOf(dtype) + (has_delta ? 4 + SizeOf(dtype) : 0);
     const Span span(StreamInfo("norm forward", dtype, r.size() * bytes));
-    RmsNormForward(args);
+    r.backend().RmsNormForward(args);
   }
 
   tape.Record([out, residual, delta, inv_rms, has_delta, &weight]() mutable {
@@ -63,7 +62,7 @@ RmsNormOut RmsNorm(Tape& tape, const Var& residual, const Var& delta,
                             (args.dsum != nullptr ? 12 : 8);
       const Span span(
           StreamInfo("norm backward", dy.dtype(), dy.size() * bytes));
-      RmsNormBackward(args);
+      dy.backend().RmsNormBackward(args);
     }
     ddelta.Finish();
     if (residual.needs_grad()) {

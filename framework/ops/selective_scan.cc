@@ -1,10 +1,8 @@
 #include "framework/ops/selective_scan.h"
 
-#include <cmath>
 #include <utility>
 
 #include "framework/ops/op_span.h"
-#include "kernels/selective_scan.h"
 
 namespace carry {
 namespace {
@@ -67,14 +65,14 @@ void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
   grad.dstate_in = dstate_in.f32();
   {
     const Span span(Work("scan backward", args));
-    SelectiveScanBackward(args, grad);
+    dy.backend().SelectiveScanBackward(args, grad);
   }
   for (GradTarget* target : {&du, &ddt, &dz, &db, &dc, &dstate_in}) {
     target->Finish();
   }
   // dA/dA_log = A.
-  float* da_log = in.a_log->GradToAdd().f32();
-  for (int64_t i = 0; i < a.size(); ++i) da_log[i] += da.f32()[i] * a.f32()[i];
+  a.backend().AddProduct(in.a_log->GradToAdd().f32(), da.f32(), a.f32(),
+                         a.size());
 }
 
 }  // namespace
@@ -82,11 +80,7 @@ void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
 Tensor ScanRates(Parameter& a_log) {
   return a_log.Derived([](const Tensor& log) {
     Tensor a = Tensor::Empty(log.shape(), DType::kF32, MemoryPart::kParameters);
-    for (int64_t i = 0; i < a.size(); ++i) {
-      // [E, N] is tiny beside [T, E, N]; fp64 keeps it exact.
-      a.f32()[i] =
-          static_cast<float>(-std::exp(static_cast<double>(log.f32()[i])));
-    }
+    a.backend().NegativeExp(log.f32(), a.f32(), a.size());
     return a;
   });
 }
@@ -105,14 +99,16 @@ SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
   out.state = Var(std::move(state_buffer), tape.recording());
   Tensor saved;
   if (tape.recording()) {
-    saved = Tensor::Empty({SelectiveScanSavedSize(args.batch, args.time,
-                                                  args.channels, args.states)},
-                          DType::kF32);
+    saved = Tensor::Empty(
+        {a.backend().SelectiveScanSavedSize(args.batch, args.time,
+                                            args.channels, args.states)},
+        DType::kF32);
   }
   {
     const Span span(Work("scan forward", args));
-    SelectiveScanForward(args, {out.y.value().view(), out.state.value().f32(),
-                                saved.defined() ? saved.f32() : nullptr});
+    a.backend().SelectiveScanForward(
+        args, {out.y.value().view(), out.state.value().f32(),
+               saved.defined() ? saved.f32() : nullptr});
   }
   tape.Record([in, out, a, saved]() {
     Backward(in, out, a, saved);
@@ -125,7 +121,7 @@ void SummarizeScan(const SelectiveScanIn& in, const ScanSummary& summary) {
   const Tensor a = ScanRates(*in.a_log);
   const SelectiveScanArgs args = MakeArgs(in, a);
   const Span span(Work("scan summary", args));
-  SelectiveScanSummary(args, summary);
+  a.backend().SelectiveScanSummary(args, summary);
 }
 
 void SummarizeScanGrad(const SelectiveScanIn& in, const Var& y,
@@ -137,7 +133,7 @@ void SummarizeScanGrad(const SelectiveScanIn& in, const Var& y,
   }
   const SelectiveScanArgs args = MakeArgs(in, a);
   const Span span(Work("scan gradient summary", args));
-  SelectiveScanGradSummary(args, dy.view(), summary);
+  a.backend().SelectiveScanGradSummary(args, dy.view(), summary);
 }
 
 }  // namespace carry

@@ -17,16 +17,20 @@ StreamEvaluator::StreamEvaluator(LanguageModel& model, int64_t chunk_length,
   CARRY_CHECK(chunk_length >= 1 && reset_every >= 0);
 }
 
-void StreamEvaluator::Add(const int32_t* tokens, int64_t count, bool starts) {
+absl::Status StreamEvaluator::Add(const int32_t* tokens, int64_t count,
+                                  bool starts) {
   for (int64_t i = 0; i < count; ++i) {
     tokens_.push_back(tokens[i]);
     starts_.push_back(starts && i == 0);
     // One token more than a chunk: the last token's target.
-    if (static_cast<int64_t>(tokens_.size()) > chunk_length_) RunChunk();
+    if (static_cast<int64_t>(tokens_.size()) <= chunk_length_) continue;
+    absl::Status status = RunChunk();
+    if (!status.ok()) return status;
   }
+  return absl::OkStatus();
 }
 
-void StreamEvaluator::RunChunk() {
+absl::Status StreamEvaluator::RunChunk() {
   const int64_t held = static_cast<int64_t>(tokens_.size());
   const int64_t time = std::min(held, chunk_length_);
   std::vector<int32_t> targets(time, -1);
@@ -45,12 +49,15 @@ void StreamEvaluator::RunChunk() {
   batch.tokens = tokens_.data();
   batch.targets = targets.data();
   batch.document_start = resets.data();
-  const Tensor nll = ForwardLoss(model_, batch, {0, 0, time}, carries_);
+  const absl::StatusOr<Tensor> nll =
+      ForwardLoss(model_, batch, {0, 0, time}, carries_).ToHost();
+  if (!nll.ok()) return nll.status();
   for (int64_t t = 0; t < time; ++t) {
-    if (targets[t] >= 0) Count(position[t] + 1, nll.f32()[t]);
+    if (targets[t] >= 0) Count(position[t] + 1, nll->f32()[t]);
   }
   tokens_.erase(tokens_.begin(), tokens_.begin() + time);
   starts_.erase(starts_.begin(), starts_.begin() + time);
+  return absl::OkStatus();
 }
 
 void StreamEvaluator::Count(int64_t position, double nll) {
@@ -67,8 +74,11 @@ void StreamEvaluator::Count(int64_t position, double nll) {
   ++result_.by_position[bucket].tokens;
 }
 
-const EvalResult& StreamEvaluator::Finish() {
-  if (!tokens_.empty()) RunChunk();
+absl::StatusOr<EvalResult> StreamEvaluator::Finish() {
+  if (!tokens_.empty()) {
+    absl::Status status = RunChunk();
+    if (!status.ok()) return status;
+  }
   return result_;
 }
 
@@ -123,7 +133,8 @@ absl::StatusOr<CorpusEval> EvaluateCorpus(LanguageModel& model,
     for (int64_t begin = 0; begin < length && going; begin += chunk_length) {
       const int64_t count = std::min(chunk_length, length - begin);
       corpus.ReadTokens(d, begin, count, tokens.data());
-      evaluator.Add(tokens.data(), count, begin == 0);
+      absl::Status status = evaluator.Add(tokens.data(), count, begin == 0);
+      if (!status.ok()) return status;
       // A document's first token is not predicted.
       const int64_t skip = begin == 0 ? 1 : 0;
       absl::StatusOr<std::string> text = tokenizer.Decode(
@@ -136,7 +147,9 @@ absl::StatusOr<CorpusEval> EvaluateCorpus(LanguageModel& model,
     eval.evaluated.push_back(d);
   }
   eval.documents = static_cast<int64_t>(eval.evaluated.size());
-  eval.result = evaluator.Finish();
+  absl::StatusOr<EvalResult> result = evaluator.Finish();
+  if (!result.ok()) return result.status();
+  eval.result = *std::move(result);
   return eval;
 }
 

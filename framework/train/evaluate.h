@@ -39,12 +39,12 @@ class StreamEvaluator {
 
   // The next tokens of the stream; `starts` says that the first of them opens
   // a document. Tokens are kept until a chunk is full.
-  void Add(const int32_t* tokens, int64_t count, bool starts);
+  absl::Status Add(const int32_t* tokens, int64_t count, bool starts);
   // Runs what is left; the result is complete.
-  const EvalResult& Finish();
+  absl::StatusOr<EvalResult> Finish();
 
  private:
-  void RunChunk();
+  absl::Status RunChunk();
   void Count(int64_t position, double nll);
 
   LanguageModel& model_;

@@ -71,21 +71,27 @@ int32_t Sample(const float* logits, int64_t vocab,
   return order[weights.size() - 1];
 }
 
-void Generator::Read(const int32_t* tokens, int64_t count,
-                     int64_t chunk_length) {
+absl::Status Generator::Read(const int32_t* tokens, int64_t count,
+                             int64_t chunk_length) {
   CARRY_CHECK(count >= 1 && chunk_length >= 1);
   for (int64_t begin = 0; begin < count; begin += chunk_length) {
-    ChunkInfo chunk;
-    chunk.batch = 1;
-    chunk.time = std::min(chunk_length, count - begin);
-    chunk.position = position_;
+    const int64_t end = std::min(begin + chunk_length, count);
+    SequenceBatch batch;
+    batch.batch = 1;
+    batch.length = batch.stride = count;
+    batch.tokens = tokens;
+    ChunkData data(batch, {0, begin, end});
+    data.info.position = position_;
     const LanguageModel::Hidden hidden =
-        ForwardTokens(model_, tokens + begin, chunk, carries_);
-    position_ += chunk.time;
-    if (begin + chunk.time == count) {
-      logits_ = model_.Logits(hidden, /*last_only=*/true);
-    }
+        ForwardTokens(model_, data, carries_);
+    position_ += end - begin;
+    if (end < count) continue;
+    absl::StatusOr<Tensor> logits =
+        model_.Logits(hidden, /*last_only=*/true).ToHost();
+    if (!logits.ok()) return logits.status();
+    logits_ = *std::move(logits);
   }
+  return absl::OkStatus();
 }
 
 }  // namespace carry

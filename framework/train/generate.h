@@ -30,8 +30,8 @@ class Generator {
   explicit Generator(LanguageModel& model) : model_(model) {}
 
   // Reads tokens, `chunk_length` at once; count >= 1. Afterwards logits() are
-  // those of the token that follows.
-  void Read(const int32_t* tokens, int64_t count, int64_t chunk_length);
+  // those of the token that follows. An error is the device's.
+  absl::Status Read(const int32_t* tokens, int64_t count, int64_t chunk_length);
   // fp32 [V].
   const float* logits() const { return logits_.f32(); }
   int64_t position() const { return position_; }

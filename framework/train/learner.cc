@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/elementwise.h"
 
 namespace carry {
 namespace {
@@ -17,9 +15,15 @@ void CopyRows(const Carry& src, int64_t from, int64_t rows, const Carry& dst,
               int64_t to) {
   for (size_t f = 0; f < src.fields(); ++f) {
     const int64_t row = src.field(f).size() / src.field(f).dim(0);
-    std::memcpy(dst.field(f).f32() + to * row, src.field(f).f32() + from * row,
-                rows * row * sizeof(float));
+    dst.field(f)
+        .Slice(to * row, {rows * row})
+        .CopyFrom(src.field(f).Slice(from * row, {rows * row}));
   }
+}
+
+// REQUIRES x.contiguous().
+absl::StatusOr<int64_t> FirstNonFinite(const Tensor& x) {
+  return x.backend().FirstNonFinite(x.data(), x.dtype(), x.size());
 }
 
 }  // namespace
@@ -113,10 +117,11 @@ absl::StatusOr<double> Learner::TotalNll(
 }
 
 absl::StatusOr<double> Learner::GlobalNorm() {
-  std::vector<double> sums = optimizer_.SumsOfSquares();
-  absl::Status status = ranks_.Sum(sums);
+  absl::StatusOr<std::vector<double>> sums = optimizer_.SumsOfSquares();
+  if (!sums.ok()) return sums.status();
+  absl::Status status = ranks_.Sum(*sums);
   if (!status.ok()) return status;
-  return std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
+  return std::sqrt(std::accumulate(sums->begin(), sums->end(), 0.0));
 }
 
 absl::StatusOr<UpdateResult> Learner::Update(const SequenceBatch& batch,
@@ -159,11 +164,15 @@ absl::StatusOr<UpdateResult> Learner::Update(const SequenceBatch& batch,
 absl::StatusOr<std::string> Learner::Diagnose(
     const std::vector<MicroBatch>& micros, float weight) {
   for (const auto& p : model_.parameters().parameters()) {
-    const int64_t i = FirstNonFinite(p->value().data(), DType::kF32, p->size());
-    if (i >= 0) {
-      return absl::StrCat("parameter ", p->name(), " holds ",
-                          p->value().f32()[i], " at element ", i);
-    }
+    const absl::StatusOr<int64_t> i = FirstNonFinite(p->value());
+    if (!i.ok()) return i.status();
+    if (*i < 0) continue;
+    float x = 0;
+    absl::Status status = p->value().backend().ToHost(
+        &x, p->value().f32() + *i, sizeof(x));
+    if (!status.ok()) return status;
+    return absl::StrCat("parameter ", p->name(), " holds ", x, " at element ",
+                        *i);
   }
   std::string first;
   model_.parameters().ZeroGrads();
@@ -171,14 +180,13 @@ absl::StatusOr<std::string> Learner::Diagnose(
     const Tape::Observer observer = [&](const std::string& name,
                                         const Tensor& tensor) {
       if (!first.empty()) return;
-      for (int64_t r = 0; r < tensor.rows(); ++r) {
-        const int64_t c = FirstNonFinite(tensor.Rows(r, 1).data(),
-                                         tensor.dtype(), tensor.cols());
-        if (c < 0) continue;
-        first = absl::StrCat(name, ", row ", r, ", column ", c,
-                             ", micro-batch ", micro.index);
-        return;
-      }
+      // An error of the device is the pass's own, below.
+      const int64_t i =
+          FirstNonFinite(tensor.contiguous() ? tensor : tensor.Clone())
+              .value_or(-1);
+      if (i < 0) return;
+      first = absl::StrCat(name, ", row ", i / tensor.cols(), ", column ",
+                           i % tensor.cols(), ", micro-batch ", micro.index);
     };
     next_carries_.clear();
     absl::StatusOr<std::vector<std::vector<double>>> pass =
@@ -186,10 +194,10 @@ absl::StatusOr<std::string> Learner::Diagnose(
     if (!pass.ok()) return pass.status();
   }
   for (const auto& p : model_.parameters().parameters()) {
-    if (first.empty() &&
-        FirstNonFinite(p->grad().data(), DType::kF32, p->size()) >= 0) {
-      first = absl::StrCat("gradient of ", p->name());
-    }
+    if (!first.empty()) break;
+    const absl::StatusOr<int64_t> i = FirstNonFinite(p->grad());
+    if (!i.ok()) return i.status();
+    if (*i >= 0) first = absl::StrCat("gradient of ", p->name());
   }
   absl::StatusOr<std::vector<std::string>> all =
       ranks_.Gather("search for what is not finite", first);

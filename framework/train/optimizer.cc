@@ -46,15 +46,17 @@ AdamWOptimizer::AdamWOptimizer(const config::Optimizer& config,
   v_ = Tensor::Zeros({size}, DType::kF32, MemoryPart::kOptimizer);
 }
 
-std::vector<double> AdamWOptimizer::SumsOfSquares() const {
+absl::StatusOr<std::vector<double>> AdamWOptimizer::SumsOfSquares() const {
   SpanInfo info{.category = "op", .name = "gradient norm"};
   info.bytes = m_.bytes();
   const Span span(info);
-  std::vector<double> sums;
+  std::vector<std::pair<const float*, int64_t>> ranges;
   for (const Range& shard : shards_) {
-    sums.push_back(
-        SumOfSquares(store_.grads().f32() + shard.begin, shard.size()));
+    ranges.emplace_back(store_.grads().f32() + shard.begin, shard.size());
   }
+  std::vector<double> sums(ranges.size());
+  absl::Status status = m_.backend().SumsOfSquares(ranges, sums.data());
+  if (!status.ok()) return status;
   return sums;
 }
 
@@ -68,7 +70,8 @@ std::vector<AdamWOptimizer::Slice> AdamWOptimizer::Slices() const {
       if (begin >= end) continue;
       const int64_t at = held + begin - shard.begin;
       slices.push_back({p.get(), begin - p->offset(), end - p->offset(),
-                        m_.f32() + at, v_.f32() + at});
+                        m_.Slice(at, {end - begin}),
+                        v_.Slice(at, {end - begin})});
     }
     held += shard.size();
   }
@@ -107,7 +110,7 @@ void AdamWOptimizer::Step(double learning_rate, double gradient_norm,
       // Contiguous in the arena and in the moments alike.
       const int64_t offset = s.parameter->offset() + s.begin - begin;
       if (s.parameter->decay() != first.parameter->decay() ||
-          s.m - first.m != offset) {
+          s.m.f32() - first.m.f32() != offset) {
         break;
       }
       end = s.parameter->offset() + s.end;
@@ -115,12 +118,12 @@ void AdamWOptimizer::Step(double learning_rate, double gradient_norm,
     args.n = end - begin;
     args.weight = store_.values().f32() + begin;
     args.grad = store_.grads().f32() + begin;
-    args.m = first.m;
-    args.v = first.v;
+    args.m = first.m.f32();
+    args.v = first.v.f32();
     args.weight_decay = first.parameter->decay()
                             ? static_cast<float>(config_.weight_decay())
                             : 0.0f;
-    AdamW(args);
+    m_.backend().AdamW(args);
     i = j;
   }
   store_.Changed();

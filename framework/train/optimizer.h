@@ -29,7 +29,7 @@ class AdamWOptimizer {
 
   // The sum of squares of the shards' gradients, a value a shard. Not finite
   // if any gradient is not.
-  std::vector<double> SumsOfSquares() const;
+  absl::StatusOr<std::vector<double>> SumsOfSquares() const;
   // One update of the shards; `update` counts applied updates from 1 (bias
   // correction). Gradients are scaled down to config.max_grad_norm, given
   // their global norm.
@@ -39,8 +39,7 @@ class AdamWOptimizer {
   struct Slice {
     const Parameter* parameter;
     int64_t begin, end;  // elements of the parameter
-    float* m;
-    float* v;
+    Tensor m, v;         // flat
   };
   std::vector<Slice> Slices() const;
 

@@ -141,7 +141,7 @@ std::map<std::string, std::vector<TensorToWrite>> Trainer::TensorFiles(
       const int64_t row = t.size() / t.dim(0);
       carried.push_back(SliceToWrite(CarryName(l, model.carry_spec(l)[f].name),
                                      shape, first * row, first * row + t.size(),
-                                     t.f32()));
+                                     t));
     }
   }
   return files;
@@ -304,7 +304,7 @@ absl::Status Trainer::LoadCarries(const std::string& folder) {
       const int64_t row = t.size() / t.dim(0);
       absl::Status status =
           reader->Read(CarryName(l, spec[f].name), shape, rows.begin * row,
-                       rows.end * row, t.f32());
+                       rows.end * row, t);
       if (!status.ok()) return status;
     }
   }

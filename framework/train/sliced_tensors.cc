@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "framework/io/file.h"
+#include "framework/nn/weights.h"
 
 namespace carry {
 namespace {
@@ -36,14 +37,13 @@ std::string SlicedFileName(const std::string& stem, int rank, int ranks) {
 }
 
 TensorToWrite SliceToWrite(const std::string& name, const Shape& shape,
-                           int64_t begin, int64_t end, const float* data) {
+                           int64_t begin, int64_t end,
+                           const Tensor& data) {
   if (begin == 0 && end == Product(shape)) {
-    return {name, DType::kF32, shape, data};
+    return ToWrite(name, shape, data);
   }
-  return {absl::StrCat(name, "[", begin, ":", end, "]"),
-          DType::kF32,
-          {end - begin},
-          data};
+  return ToWrite(absl::StrCat(name, "[", begin, ":", end, "]"), {end - begin},
+                 data);
 }
 
 absl::StatusOr<SlicedReader> SlicedReader::Open(const std::string& folder,
@@ -90,7 +90,7 @@ absl::StatusOr<SlicedReader> SlicedReader::Open(const std::string& folder,
 }
 
 absl::Status SlicedReader::Read(const std::string& name, const Shape& shape,
-                                int64_t begin, int64_t end, float* out) const {
+                                int64_t begin, int64_t end, const Tensor& out) const {
   const auto it = pieces_.find(name);
   if (it == pieces_.end()) {
     return absl::NotFoundError(
@@ -114,8 +114,9 @@ absl::Status SlicedReader::Read(const std::string& name, const Shape& shape,
     std::vector<float> values(piece.view->elements());
     absl::Status status = CopyAsFloat(*piece.view, absl::MakeSpan(values));
     if (!status.ok()) return status;
-    std::copy(values.begin() + (next - piece.begin),
-              values.begin() + (stop - piece.begin), out + (next - begin));
+    out.backend().FromHost(out.f32() + (next - begin),
+                           values.data() + (next - piece.begin),
+                           (stop - next) * sizeof(float));
     next = stop;
   }
   if (next >= end) return absl::OkStatus();

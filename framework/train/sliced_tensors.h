@@ -24,9 +24,10 @@ namespace carry {
 // "optimizer-00002-of-00004.safetensors" for rank 1 of 4.
 std::string SlicedFileName(const std::string& stem, int rank, int ranks);
 
-// Elements [begin, end) of a tensor `name` of shape `shape`.
+// Elements [begin, end) of a tensor `name` of shape `shape`; `data` are they.
 TensorToWrite SliceToWrite(const std::string& name, const Shape& shape,
-                           int64_t begin, int64_t end, const float* data);
+                           int64_t begin, int64_t end,
+                           const Tensor& data);
 
 class SlicedReader {
  public:
@@ -34,10 +35,10 @@ class SlicedReader {
   static absl::StatusOr<SlicedReader> Open(const std::string& folder,
                                            const std::string& stem);
 
-  // Copies elements [begin, end) of `name`. An error names the tensor if its
+  // Copies elements [begin, end) of `name` to a dense tensor. An error names the tensor if its
   // size is not that of `shape`, or if elements are in no file.
   absl::Status Read(const std::string& name, const Shape& shape, int64_t begin,
-                    int64_t end, float* out) const;
+                    int64_t end, const Tensor& out) const;
 
  private:
   struct Piece {

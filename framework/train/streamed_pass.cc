@@ -9,33 +9,60 @@
 
 namespace carry {
 
+namespace {
+
+// The span's part of `rows` rows, dense, on the default device.
+template <typename T>
+Tensor Gather(const T* from, int64_t stride, int64_t rows,
+              const ChunkSpan& span, DType dtype) {
+  std::vector<T> dense;
+  for (int64_t b = 0; b < rows; ++b) {
+    dense.insert(dense.end(), from + b * stride + span.begin,
+                 from + b * stride + span.end);
+  }
+  return Tensor::FromHost(dense.data(), {rows, span.end - span.begin}, dtype,
+                          MemoryPart::kData);
+}
+
+bool AnyStart(const SequenceBatch& batch, const ChunkSpan& span) {
+  if (batch.document_start == nullptr) return false;
+  for (int64_t b = 0; b < batch.batch; ++b) {
+    const uint8_t* row = batch.document_start + b * batch.stride;
+    if (std::any_of(row + span.begin, row + span.end,
+                    [](uint8_t start) { return start != 0; })) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
 ChunkData::ChunkData(const SequenceBatch& batch, const ChunkSpan& span) {
   info.batch = batch.batch;
   info.time = span.end - span.begin;
   info.position = span.begin;
-  bool any_start = false;
-  for (int64_t b = 0; b < batch.batch; ++b) {
-    const int64_t begin = b * batch.stride + span.begin;
-    const int64_t end = b * batch.stride + span.end;
-    tokens.insert(tokens.end(), batch.tokens + begin, batch.tokens + end);
-    if (batch.targets != nullptr) {
-      targets.insert(targets.end(), batch.targets + begin, batch.targets + end);
-    }
-    if (batch.document_start != nullptr) {
-      document_start.insert(document_start.end(), batch.document_start + begin,
-                            batch.document_start + end);
-    }
+  tokens =
+      Gather(batch.tokens, batch.stride, batch.batch, span, DType::kI32);
+  if (batch.targets != nullptr) {
+    targets =
+        Gather(batch.targets, batch.stride, batch.batch, span, DType::kI32);
   }
-  for (uint8_t start : document_start) any_start = any_start || start != 0;
-  if (any_start) info.document_start = document_start.data();
+  if (!AnyStart(batch, span)) return;
+  document_start = Gather(batch.document_start, batch.stride, batch.batch, span,
+                          DType::kU8);
+  info.document_start = document_start.as<uint8_t>();
 }
 
-void SumRows(const Tensor& nll, int64_t batch, double* sums) {
+absl::Status SumRows(const Tensor& nll, int64_t batch, double* sums) {
+  absl::StatusOr<Tensor> host = nll.ToHost();
+  if (!host.ok()) return host.status();
   const int64_t time = nll.size() / batch;
   for (int64_t b = 0; b < batch; ++b) {
     sums[b] = 0;
-    for (int64_t t = 0; t < time; ++t) sums[b] += nll.f32()[b * time + t];
+    for (int64_t t = 0; t < time; ++t) sums[b] += host->f32()[b * time + t];
   }
+  return absl::OkStatus();
 }
 
 namespace {
@@ -123,7 +150,7 @@ absl::Status Pass::Forward(int64_t i, const ChunkSpan& span) {
   Tape tape(false);
   tape.SetObserver(options_.observer);
   LanguageModel::Hidden hidden =
-      model_.Embed(tape, data.tokens.data(), data.info);
+      model_.Embed(tape, data.tokens.as<int32_t>(), data.info);
   for (int64_t l = 0; l < model_.layers(); ++l) {
     const Span layer(LayerSpan("forward", l, span.index));
     absl::StatusOr<Carry> in = Incoming(l, span.index);
@@ -193,7 +220,7 @@ absl::Status Pass::Record(int64_t i, const ChunkSpan& span, bool first,
   recorded_.push_back(std::make_unique<RecordedChunk>(ChunkData(batch_, span)));
   RecordedChunk& r = *recorded_.back();
   r.tape.SetObserver(options_.observer);
-  r.hidden = model_.Embed(r.tape, r.data.tokens.data(), r.data.info);
+  r.hidden = model_.Embed(r.tape, r.data.tokens.as<int32_t>(), r.data.info);
   for (int64_t l = 0; l < model_.layers(); ++l) {
     Carry in;
     if (first) {
@@ -218,14 +245,16 @@ absl::Status Pass::Backward(const ChunkSpan& span, double* row_nll) {
   CARRY_CHECK(!recorded_.empty());
   const std::unique_ptr<RecordedChunk> r = std::move(recorded_.back());
   recorded_.pop_back();
+  Tensor nll;
   {
     const Span head(ChunkSpanInfo("head", "", span.index));
-    SumRows(model_.Loss(r->tape, r->hidden, r->data.targets.data(),
-                        options_.loss_weight),
-            batch_.batch, row_nll);
+    nll = model_.Loss(r->tape, r->hidden, r->data.targets.as<int32_t>(),
+                      options_.loss_weight);
   }
   r->hidden = {};
-  return r->tape.RunBackward();
+  absl::Status status = r->tape.RunBackward();
+  // Last, since it waits for a device that has all of backward to do.
+  return status.ok() ? SumRows(nll, batch_.batch, row_nll) : status;
 }
 
 }  // namespace
@@ -342,12 +371,12 @@ absl::StatusOr<std::vector<double>> RunStreamedPass(
   return std::move((*nll)[0]);
 }
 
-LanguageModel::Hidden ForwardTokens(LanguageModel& model, const int32_t* tokens,
-                                    const ChunkInfo& chunk,
+LanguageModel::Hidden ForwardTokens(LanguageModel& model, const ChunkData& data,
                                     std::vector<Carry>& carries) {
+  const ChunkInfo& chunk = data.info;
   if (carries.empty()) carries.resize(model.layers());
   Tape tape(false);
-  LanguageModel::Hidden hidden = model.Embed(tape, tokens, chunk);
+  LanguageModel::Hidden hidden = model.Embed(tape, data.tokens.as<int32_t>(), chunk);
   for (int64_t l = 0; l < model.layers(); ++l) {
     const Carry out = Carry::Empty(model.carry_spec(l), chunk.batch);
     CarryVars carry_out;
@@ -362,9 +391,9 @@ Tensor ForwardLoss(LanguageModel& model, const SequenceBatch& batch,
                    const ChunkSpan& span, std::vector<Carry>& carries) {
   const ChunkData data(batch, span);
   const LanguageModel::Hidden hidden =
-      ForwardTokens(model, data.tokens.data(), data.info, carries);
+      ForwardTokens(model, data, carries);
   Tape tape(false);
-  return model.Loss(tape, hidden, data.targets.data(), 1);
+  return model.Loss(tape, hidden, data.targets.as<int32_t>(), 1);
 }
 
 }  // namespace carry

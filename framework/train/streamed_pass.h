@@ -48,18 +48,17 @@ struct ChunkSpan {
 // All chunks of `chunk_length` tokens; the last may be short. 0: one chunk.
 std::vector<ChunkSpan> CutIntoChunks(int64_t length, int64_t chunk_length);
 
-// One chunk's tokens, dense. `info` points into it: it must not move while a
-// tape needs it.
+// One chunk's tokens, dense, on the default device. `info` points into it: it
+// must live while a tape needs it.
 struct ChunkData {
   ChunkData(const SequenceBatch& batch, const ChunkSpan& span);
   ChunkInfo info;
-  std::vector<int32_t> tokens;
-  std::vector<int32_t> targets;
-  std::vector<uint8_t> document_start;
+  Tensor tokens, targets;  // int32 [B, T]; targets may be undefined
+  Tensor document_start;   // uint8 [B, T], undefined: none
 };
 
-// sums[b] = sum of nll [B, T] over t, in order.
-void SumRows(const Tensor& nll, int64_t batch, double* sums);
+// sums[b] = sum of nll [B, T] over t, in order. Waits for the device.
+absl::Status SumRows(const Tensor& nll, int64_t batch, double* sums);
 
 struct StreamedPassOptions {
   float loss_weight = 1;
@@ -135,10 +134,9 @@ int64_t KeptTapes(const LanguageModel& model, int64_t batch,
 Tensor ForwardLoss(LanguageModel& model, const SequenceBatch& batch,
                    const ChunkSpan& span, std::vector<Carry>& carries);
 
-// Hidden state after all layers for tokens [B, T], carries as above; the
-// logits are model.Logits of it.
-LanguageModel::Hidden ForwardTokens(LanguageModel& model, const int32_t* tokens,
-                                    const ChunkInfo& chunk,
+// Hidden state after all layers, carries as above; the logits are model.Logits
+// of it.
+LanguageModel::Hidden ForwardTokens(LanguageModel& model, const ChunkData& data,
                                     std::vector<Carry>& carries);
 
 }  // namespace carry

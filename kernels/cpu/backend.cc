@@ -1,0 +1,182 @@
+#include "kernels/backend.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cross_entropy.h"
+#include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/instruction_set.h"
+#include "kernels/matmul.h"
+#include "kernels/parallel_for.h"
+
+namespace carry {
+namespace {
+
+class CpuPack : public WeightPack {
+ public:
+  CpuPack(const ConstMatView& weight, bool transpose, DType dtype, int64_t rows)
+      : packed_(weight, transpose, dtype, rows) {}
+  void Update(const ConstMatView& weight) override { packed_.Update(weight); }
+  int64_t bytes() const override { return packed_.bytes(); }
+  const PackedWeight& packed() const { return packed_; }
+
+ private:
+  PackedWeight packed_;
+};
+
+// Qualified calls are the kernels of kernels/<op>.h.
+class Cpu : public Backend {
+ public:
+  Device device() const override { return Device::kCpu; }
+  std::string Describe() const override {
+    return std::to_string(NumThreads()) + " threads, " + InstructionSet();
+  }
+
+  void* Allocate(int64_t bytes) override {
+    return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  }
+  void Free(void* block) override { std::free(block); }
+  int64_t AvailableMemory() override { return -1; }
+  void FromHost(void* to, const void* host, int64_t bytes) override {
+    std::memcpy(to, host, bytes);
+  }
+  absl::Status ToHost(void* host, const void* from, int64_t bytes) override {
+    std::memcpy(host, from, bytes);
+    return absl::OkStatus();
+  }
+  void Copy(void* to, int64_t to_pitch, const void* from, int64_t from_pitch,
+            int64_t row_bytes, int64_t rows) override {
+    for (int64_t r = 0; r < rows; ++r) {
+      std::memcpy(static_cast<char*>(to) + r * to_pitch,
+                  static_cast<const char*>(from) + r * from_pitch, row_bytes);
+    }
+  }
+  void Zero(void* to, int64_t pitch, int64_t row_bytes, int64_t rows) override {
+    for (int64_t r = 0; r < rows; ++r) {
+      std::memset(static_cast<char*>(to) + r * pitch, 0, row_bytes);
+    }
+  }
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+  absl::Status status() const override { return absl::OkStatus(); }
+
+  void MatMul(const ConstMatView& a, bool transpose_a, const ConstMatView& b,
+              bool transpose_b, const MatView& c, Write write) override {
+    MatMulArgs args;
+    args.a = a;
+    args.transpose_a = transpose_a;
+    args.b = b;
+    args.transpose_b = transpose_b;
+    args.c = c;
+    args.write = write;
+    carry::MatMul(args);
+  }
+  bool one_pack() const override { return false; }
+  std::unique_ptr<WeightPack> Pack(const ConstMatView& weight, bool transpose,
+                                   DType dtype, int64_t rows) override {
+    return std::make_unique<CpuPack>(weight, transpose, dtype, rows);
+  }
+  void MatMul(const ConstMatView& a, const WeightPack& weight, bool,
+              const MatView& c, Write write, const float* bias) override {
+    carry::MatMul(a, static_cast<const CpuPack&>(weight).packed(), c, write,
+                  bias);
+  }
+
+  void CausalConv1dForward(const CausalConv1dArgs& args,
+                           const CausalConv1dForwardOut& out) override {
+    carry::CausalConv1dForward(args, out);
+  }
+  void CausalConv1dBackward(const CausalConv1dArgs& args,
+                            const CausalConv1dBackwardArgs& grad) override {
+    carry::CausalConv1dBackward(args, grad);
+  }
+  void CrossEntropy(const ConstMatView& logits, const int32_t* targets,
+                    float weight, const MatView& dlogits,
+                    float* nll) override {
+    carry::CrossEntropy(logits, targets, weight, dlogits, nll);
+  }
+  void EmbeddingForward(const int32_t* tokens, int64_t rows, const float* table,
+                        int64_t dim, float* out) override {
+    carry::EmbeddingForward(tokens, rows, table, dim, out);
+  }
+  void EmbeddingBackward(const int32_t* tokens, int64_t rows, const float* dout,
+                         int64_t vocab, int64_t dim, float* dtable) override {
+    carry::EmbeddingBackward(tokens, rows, dout, vocab, dim, dtable);
+  }
+  void RmsNormForward(const RmsNormForwardArgs& args) override {
+    carry::RmsNormForward(args);
+  }
+  void RmsNormBackward(const RmsNormBackwardArgs& args) override {
+    carry::RmsNormBackward(args);
+  }
+
+  int64_t SelectiveScanSavedSize(int64_t batch, int64_t time, int64_t channels,
+                                 int64_t states) const override {
+    return carry::SelectiveScanSavedSize(batch, time, channels, states);
+  }
+  void SelectiveScanForward(const SelectiveScanArgs& args,
+                            const SelectiveScanForwardOut& out) override {
+    carry::SelectiveScanForward(args, out);
+  }
+  void SelectiveScanBackward(const SelectiveScanArgs& args,
+                             const SelectiveScanBackwardArgs& grad) override {
+    carry::SelectiveScanBackward(args, grad);
+  }
+  void SelectiveScanSummary(const SelectiveScanArgs& args,
+                            const ScanSummary& summary) override {
+    carry::SelectiveScanSummary(args, summary);
+  }
+  void SelectiveScanGradSummary(const SelectiveScanArgs& args,
+                                const ConstMatView& dout,
+                                const ScanSummary& summary) override {
+    carry::SelectiveScanGradSummary(args, dout, summary);
+  }
+  void ApplyScanSummary(int64_t batch, int64_t channels, int64_t states,
+                        const float* a, const float* s, const float* dt_sum,
+                        float* state) override {
+    carry::ApplyScanSummary(batch, channels, states, a, s, dt_sum, state);
+  }
+
+  void AdamW(const AdamWArgs& args) override { carry::AdamW(args); }
+  absl::Status SumsOfSquares(
+      const std::vector<std::pair<const float*, int64_t>>& ranges,
+      double* sums) override {
+    for (const auto& [x, n] : ranges) *sums++ = SumOfSquares(x, n);
+    return absl::OkStatus();
+  }
+
+  void AddTo(float* dst, const void* src, DType type, int64_t n) override {
+    carry::AddTo(dst, src, type, n);
+  }
+  void AddMatrix(const MatView& dst, const ConstMatView& src) override {
+    carry::AddMatrix(dst, src);
+  }
+  void AddColumnSums(const ConstMatView& x, float* sums) override {
+    carry::AddColumnSums(x, sums);
+  }
+  void AddProduct(float* dst, const float* a, const float* b,
+                  int64_t n) override {
+    carry::AddProduct(dst, a, b, n);
+  }
+  void NegativeExp(const float* x, float* y, int64_t n) override {
+    carry::NegativeExp(x, y, n);
+  }
+  absl::StatusOr<int64_t> FirstNonFinite(const void* x, DType type,
+                                         int64_t n) override {
+    return carry::FirstNonFinite(x, type, n);
+  }
+};
+
+}  // namespace
+
+const char* Name(Device device) {
+  return device == Device::kCuda ? "CUDA" : "CPU";
+}
+
+Backend& CpuBackend() {
+  static Cpu* cpu = new Cpu;
+  return *cpu;
+}
+
+}  // namespace carry
