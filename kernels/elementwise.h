@@ -8,6 +8,12 @@ namespace carry {
 void Cast(const void* src, DType src_type, void* dst, DType dst_type,
           int64_t n);  // fp32 <-> bf16
 void AddTo(float* dst, const void* src, DType type, int64_t n);  // dst += src
+// dst += src, each fp32 or bf16; bf16 rounds to nearest even.
+void AddMatrix(MatView dst, ConstMatView src);
+// y = -exp(x), the nearest float: what a log of rates stands for.
+void NegativeExp(const float* x, float* y, int64_t n);
+// dst += a b, rounded once or twice.
+void AddProduct(float* dst, const float* a, const float* b, int64_t n);
 // sums[c] += sum over rows of x[r, c].
 void AddColumnSums(ConstMatView x, float* sums);
 void Scale(float* x, float factor, int64_t n);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <limits>
 
 #include "kernels/check.h"
@@ -35,8 +36,8 @@ void CastToFloat(const BFloat16* src, float* dst, int64_t n, int64_t total) {
   CastTyped(src, dst, n, total);
 }
 
-template <class T>
-HWY_INLINE void AddTyped(float* dst, const T* src, int64_t n) {
+template <class To, class From>
+HWY_INLINE void AddTyped(To* dst, const From* src, int64_t n) {
   ForLanes(n, [&](int64_t i, auto lanes) HWY_ATTR {
     const VF sum = hn::Add(LoadF(dst + i, lanes), LoadF(src + i, lanes));
     StoreF(sum, dst + i, lanes);
@@ -47,6 +48,21 @@ void AddFloat(float* dst, const float* src, int64_t n) {
 }
 void AddBf16(float* dst, const BFloat16* src, int64_t n) {
   AddTyped(dst, src, n);
+}
+
+void AddFloatToBf16(BFloat16* dst, const float* src, int64_t n) {
+  AddTyped(dst, src, n);
+}
+void AddBf16ToBf16(BFloat16* dst, const BFloat16* src, int64_t n) {
+  AddTyped(dst, src, n);
+}
+
+void AddProductRange(float* dst, const float* a, const float* b, int64_t n) {
+  ForLanes(n, [&](int64_t i, auto lanes) HWY_ATTR {
+    const VF sum = hn::MulAdd(LoadF(a + i, lanes), LoadF(b + i, lanes),
+                              LoadF(dst + i, lanes));
+    StoreF(sum, dst + i, lanes);
+  });
 }
 
 void ScaleRange(float* x, float factor, int64_t n) {
@@ -140,6 +156,9 @@ HWY_EXPORT(CastToBf16);
 HWY_EXPORT(CastToFloat);
 HWY_EXPORT(AddFloat);
 HWY_EXPORT(AddBf16);
+HWY_EXPORT(AddFloatToBf16);
+HWY_EXPORT(AddBf16ToBf16);
+HWY_EXPORT(AddProductRange);
 HWY_EXPORT(ScaleRange);
 HWY_EXPORT(FiniteFloat);
 HWY_EXPORT(FiniteBf16);
@@ -165,6 +184,15 @@ bool IsFinite(const void* x, DType type, int64_t i, int64_t n) {
   }
   return HWY_DYNAMIC_DISPATCH(FiniteBf16)(static_cast<const BFloat16*>(x) + i,
                                           n);
+}
+
+// In the calling thread.
+void AddSome(float* dst, const void* src, DType type, int64_t n) {
+  if (type == DType::kF32) {
+    HWY_DYNAMIC_DISPATCH(AddFloat)(dst, static_cast<const float*>(src), n);
+  } else {
+    HWY_DYNAMIC_DISPATCH(AddBf16)(dst, static_cast<const BFloat16*>(src), n);
+  }
 }
 
 }  // namespace
@@ -195,13 +223,50 @@ void Cast(const void* src, DType src_type, void* dst, DType dst_type,
 void AddTo(float* dst, const void* src, DType type, int64_t n) {
   CARRY_CHECK(type == DType::kF32 || type == DType::kBF16);
   ForChunks(n, [&](int64_t i, int64_t size) {
-    if (type == DType::kF32) {
-      HWY_DYNAMIC_DISPATCH(AddFloat)
-      (dst + i, static_cast<const float*>(src) + i, size);
-    } else {
-      HWY_DYNAMIC_DISPATCH(AddBf16)
-      (dst + i, static_cast<const BFloat16*>(src) + i, size);
+    AddSome(dst + i, static_cast<const char*>(src) + i * SizeOf(type), type,
+            size);
+  });
+}
+
+void AddMatrix(MatView dst, ConstMatView src) {
+  CARRY_CHECK(dst.rows == src.rows && dst.cols == src.cols);
+  CARRY_CHECK(dst.dtype == DType::kF32 || dst.dtype == DType::kBF16);
+  const int64_t rows =
+      std::max<int64_t>(1, kChunk / std::max<int64_t>(1, dst.cols));
+  ParallelFor((dst.rows + rows - 1) / rows, [&](int64_t task) {
+    const int64_t end = std::min(dst.rows, (task + 1) * rows);
+    for (int64_t r = task * rows; r < end; ++r) {
+      const void* from = static_cast<const char*>(src.data) +
+                         r * src.stride * SizeOf(src.dtype);
+      if (dst.dtype == DType::kF32) {
+        float* to = static_cast<float*>(dst.data) + r * dst.stride;
+        AddSome(to, from, src.dtype, dst.cols);
+        continue;
+      }
+      auto* to = static_cast<BFloat16*>(dst.data) + r * dst.stride;
+      if (src.dtype == DType::kF32) {
+        HWY_DYNAMIC_DISPATCH(AddFloatToBf16)
+        (to, static_cast<const float*>(from), dst.cols);
+      } else {
+        HWY_DYNAMIC_DISPATCH(AddBf16ToBf16)
+        (to, static_cast<const BFloat16*>(from), dst.cols);
+      }
     }
+  });
+}
+
+void NegativeExp(const float* x, float* y, int64_t n) {
+  ForChunks(n, [&](int64_t first, int64_t size) {
+    for (int64_t i = first; i < first + size; ++i) {
+      // In double: the nearest float, and the same on every machine.
+      y[i] = static_cast<float>(-std::exp(static_cast<double>(x[i])));
+    }
+  });
+}
+
+void AddProduct(float* dst, const float* a, const float* b, int64_t n) {
+  ForChunks(n, [&](int64_t i, int64_t size) {
+    HWY_DYNAMIC_DISPATCH(AddProductRange)(dst + i, a + i, b + i, size);
   });
 }
 
@@ -212,14 +277,9 @@ void AddColumnSums(ConstMatView x, float* sums) {
     const int64_t first = task * kWidth;
     const int64_t width = std::min(kWidth, x.cols - first);
     for (int64_t r = 0; r < x.rows; ++r) {
-      const int64_t at = r * x.stride + first;
-      if (x.dtype == DType::kF32) {
-        HWY_DYNAMIC_DISPATCH(AddFloat)
-        (sums + first, static_cast<const float*>(x.data) + at, width);
-      } else {
-        HWY_DYNAMIC_DISPATCH(AddBf16)
-        (sums + first, static_cast<const BFloat16*>(x.data) + at, width);
-      }
+      const int64_t at = (r * x.stride + first) * SizeOf(x.dtype);
+      AddSome(sums + first, static_cast<const char*>(x.data) + at, x.dtype,
+              width);
     }
   });
 }

@@ -10,17 +10,17 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) AdamWKernel(const AdamWArgs args) {
-  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (i >= args.n) return;
-  const float g = args.grad_scale * args.grad[i];
-  const float m = args.beta1 * args.m[i] + (1 - args.beta1) * g;
-  const float v = args.beta2 * args.v[i] + (1 - args.beta2) * g * g;
-  const float w = args.weight[i];
-  args.m[i] = m;
-  args.v[i] = v;
-  const float step =
-      m / args.correction1 / (sqrtf(v / args.correction2) + args.eps);
-  args.weight[i] = w - args.lr * (step + args.weight_decay * w);
+  ForEach(args.n, [&](int64_t i) {
+    const float g = args.grad_scale * args.grad[i];
+    const float m = args.beta1 * args.m[i] + (1 - args.beta1) * g;
+    const float v = args.beta2 * args.v[i] + (1 - args.beta2) * g * g;
+    const float w = args.weight[i];
+    args.m[i] = m;
+    args.v[i] = v;
+    const float step =
+        m / args.correction1 / (sqrtf(v / args.correction2) + args.eps);
+    args.weight[i] = w - args.lr * (step + args.weight_decay * w);
+  });
 }
 
 // Part p of all takes every `parts`-th run of kThreads elements.
@@ -28,11 +28,7 @@ __global__ void __launch_bounds__(kThreads)
     SumOfSquaresKernel(const float* x, int64_t n, double* partial) {
   auto* scratch = DynamicShared<BlockScratch<double>>();
   double sum = 0;
-  const int64_t step = gridDim.x * int64_t{kThreads};
-  for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n;
-       i += step) {
-    sum += static_cast<double>(x[i]) * x[i];
-  }
+  ForEach(n, [&](int64_t i) { sum += static_cast<double>(x[i]) * x[i]; });
   sum = BlockSum(sum, scratch);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
@@ -49,8 +45,8 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 LaunchStatus AdamW(const AdamWArgs& args, Stream stream) {
-  return Launch("adamw", AdamWKernel, dim3((args.n + kThreads - 1) / kThreads),
-                kThreads, 0, stream, args);
+  return Launch("adamw", AdamWKernel, GridFor(args.n, kThreads), kThreads, 0,
+                stream, args);
 }
 
 int64_t SumOfSquaresWorkspace(int64_t n) {

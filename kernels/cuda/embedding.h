@@ -1,6 +1,10 @@
 // The embedding on a GPU: the contract of kernels/embedding.h on device
-// pointers. Backward has a block for each row of the table, which looks through
-// all tokens: V R / 128 steps of a warp, and no atomics.
+// pointers. REQUIRES R < 2^31 and every token in [0, vocab).
+//
+// Backward sorts the rows by token, stably, eight bits of the token at a time,
+// and gives every row of the table a block that finds its run in the sorted
+// tokens by bisection and adds it in order: the bits of the CPU's sum, without
+// atomics, for R log V + V log R + R D steps.
 #pragma once
 
 #include "kernels/cuda/launch_status.h"
@@ -11,8 +15,12 @@ namespace carry::cuda {
 LaunchStatus EmbeddingForward(const int32_t* tokens, int64_t rows,
                               const float* table, int64_t dim, float* out,
                               Stream stream);
+
+// Elements of the workspace, which need not be initialised.
+int64_t EmbeddingBackwardWorkspace(int64_t rows);
 LaunchStatus EmbeddingBackward(const int32_t* tokens, int64_t rows,
                                const float* dout, int64_t vocab, int64_t dim,
-                               float* dtable, Stream stream);
+                               float* dtable, int32_t* workspace,
+                               Stream stream);
 
 }  // namespace carry::cuda

@@ -10,6 +10,20 @@
 
 namespace carry::cuda {
 
+// A in units of log2, so that exp(dt A) is Exp2(dt A'). Finite: 0 * -inf would
+// be NaN.
+__device__ __forceinline__ float FiniteRate(float a) {
+  const float rate = a * kLog2E;
+  return rate < -3e38f ? -3e38f : rate;
+}
+
+// What passes a stretch of time: exp(A dt_sum) state + effect. Of an infinite
+// dt_sum nothing does, not even NaN.
+__device__ __forceinline__ float PassOn(float rate, float dt_sum, float state,
+                                        float effect) {
+  return dt_sum == INFINITY ? effect : Exp2(dt_sum * rate) * state + effect;
+}
+
 // Inputs as the kernels take them. T: of u, dt_raw, z and out.
 template <class T>
 struct ScanInputs {
@@ -28,12 +42,9 @@ struct ScanInputs {
     const int64_t end = (segment + 1) * segment_time;
     return end < time ? end : time;
   }
-  // A in units of log2, so that exp(dt A) is Exp2(dt A'). Finite: 0 * -inf
-  // would be NaN. 0 beyond the last state: those states stay 0.
+  // 0 beyond the last state: those states stay 0.
   __device__ __forceinline__ float Rate(int64_t e, int n) const {
-    if (n >= states) return 0.0f;
-    const float rate = a[e * states + n] * kLog2E;
-    return rate < -3e38f ? -3e38f : rate;
+    return n >= states ? 0.0f : FiniteRate(a[e * states + n]);
   }
   __device__ __forceinline__ float Bias(int64_t e) const {
     return dt_bias == nullptr ? 0.0f : dt_bias[e];

@@ -15,6 +15,7 @@
 
 #include "kernels/cuda/launch_status.h"
 #include "kernels/selective_scan.h"
+#include "kernels/selective_scan_summary.h"
 
 namespace carry::cuda {
 
@@ -56,5 +57,24 @@ LaunchStatus SelectiveScanBackward(const SelectiveScanArgs& args,
                                    const SelectiveScanBackwardArgs& grad,
                                    const ScanPlan& plan, float* workspace,
                                    Stream stream);
+
+// A shard's effect on the state and on its gradient: the contract of
+// kernels/selective_scan_summary.h, except that a state is followed to the
+// shard's far edge however little of it is left, so that dt_sum is infinite
+// only where a document starts.
+int64_t SelectiveScanSummaryWorkspace(const SelectiveScanArgs& args,
+                                      const ScanPlan& plan);
+LaunchStatus SelectiveScanSummary(const SelectiveScanArgs& args,
+                                  const ScanSummary& summary,
+                                  const ScanPlan& plan, float* workspace,
+                                  Stream stream);
+LaunchStatus SelectiveScanGradSummary(const SelectiveScanArgs& args,
+                                      const ConstMatView& dout,
+                                      const ScanSummary& summary,
+                                      const ScanPlan& plan, float* workspace,
+                                      Stream stream);
+LaunchStatus ApplyScanSummary(int64_t batch, int64_t channels, int64_t states,
+                              const float* a, const float* s,
+                              const float* dt_sum, float* state, Stream stream);
 
 }  // namespace carry::cuda

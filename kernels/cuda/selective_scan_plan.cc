@@ -53,6 +53,11 @@ int64_t SelectiveScanForwardWorkspace(const SelectiveScanArgs& args,
   return args.batch * plan.segments * (args.states + 1) * args.channels;
 }
 
+int64_t SelectiveScanSummaryWorkspace(const SelectiveScanArgs& args,
+                                      const ScanPlan& plan) {
+  return args.batch * plan.segments * (args.states + 1) * args.channels;
+}
+
 BackwardLayout LayOutBackward(const SelectiveScanArgs& args,
                               const ScanPlan& plan) {
   const int64_t group = ScanBackwardChannels(args.states);

@@ -1,4 +1,4 @@
-// The passes that a split of time adds.
+// The passes that a split of time adds, over segments of a scan or over shards.
 #include "kernels/cuda/selective_scan.cuh"
 
 namespace carry::cuda {
@@ -98,6 +98,8 @@ __global__ void __launch_bounds__(128, 4)
   if (place.part == 0) args.dt_sum[fold * in.channels + e] = dt_sum;
 }
 
+constexpr int kFoldThreads = 128;
+
 struct FoldArgs {
   int64_t channels, states, segments;
   bool from_right;
@@ -108,14 +110,14 @@ struct FoldArgs {
 };
 
 // A thread a channel and state. grid (blocks over N E, B).
-__global__ void __launch_bounds__(128) FoldSegmentsKernel(const FoldArgs args) {
+__global__ void __launch_bounds__(kFoldThreads)
+    FoldSegmentsKernel(const FoldArgs args) {
   const int64_t size = args.states * args.channels;
   const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
   if (i >= size) return;
   const int64_t n = i / args.channels, e = i % args.channels;
   const int64_t batch = blockIdx.y;
-  float rate = args.a[e * args.states + n] * kLog2E;
-  rate = rate < -3e38f ? -3e38f : rate;
+  const float rate = FiniteRate(args.a[e * args.states + n]);
   float carry = 0.0f;
   if (args.carry != nullptr) {
     carry = args.carry[(batch * args.channels + e) * args.states + n];
@@ -127,9 +129,51 @@ __global__ void __launch_bounds__(128) FoldSegmentsKernel(const FoldArgs args) {
     const float effect = *at;
     *at = carry;
     const float dt = args.dt_sum[fold * args.channels + e];
-    // Not a carry of NaN times 0.
-    carry = dt == INFINITY ? effect : Exp2(dt * rate) * carry + effect;
+    carry = PassOn(rate, dt, carry, effect);
   }
+}
+
+struct TotalArgs {
+  FoldArgs fold;
+  ScanSummary summary;
+};
+
+// All segments as one. A thread a channel and state. grid (blocks over N E, B).
+__global__ void __launch_bounds__(kFoldThreads)
+    TotalKernel(const TotalArgs args) {
+  const FoldArgs& fold = args.fold;
+  const int64_t size = fold.states * fold.channels;
+  const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  if (i >= size) return;
+  const int64_t n = i / fold.channels, e = i % fold.channels;
+  const int64_t batch = blockIdx.y;
+  const float rate = FiniteRate(fold.a[e * fold.states + n]);
+  float effect = 0.0f, dt_sum = 0.0f;
+  for (int64_t k = 0; k < fold.segments; ++k) {
+    const int64_t at =
+        batch * fold.segments + (fold.from_right ? fold.segments - 1 - k : k);
+    const float dt = fold.dt_sum[at * fold.channels + e];
+    effect = PassOn(rate, dt, effect, fold.effect[at * size + i]);
+    dt_sum += dt;
+  }
+  const int64_t channel = batch * fold.channels + e;
+  args.summary.state[channel * fold.states + n] = effect;
+  if (n == 0) args.summary.dt_sum[channel] = dt_sum;
+}
+
+struct ApplyArgs {
+  int64_t size, states, channels;  // size: B E N
+  const float *a, *s, *dt_sum;
+  float* state;
+};
+__global__ void __launch_bounds__(kFoldThreads)
+    ApplyScanSummaryKernel(const ApplyArgs args) {
+  ForEach(args.size, [&](int64_t i) {
+    const int64_t channel = i / args.states;
+    const int64_t at = i % (args.states * args.channels);
+    args.state[i] = PassOn(FiniteRate(args.a[at]), args.dt_sum[channel],
+                           args.state[i], args.s[i]);
+  });
 }
 
 template <class T, int kLanes>
@@ -165,6 +209,27 @@ LaunchStatus DispatchSummary(const SelectiveScanArgs& args,
   }
 }
 
+dim3 FoldGrid(const SelectiveScanArgs& args) {
+  return dim3((args.states * args.channels + kFoldThreads - 1) / kFoldThreads,
+              args.batch);
+}
+
+LaunchStatus Summarize(const SelectiveScanArgs& args, const ConstMatView* dout,
+                       const ScanSummary& summary, const ScanPlan& plan,
+                       float* workspace, Stream stream) {
+  float* effect = workspace;
+  float* dt_sum =
+      effect + args.batch * plan.segments * args.states * args.channels;
+  const LaunchStatus status =
+      SummarizeSegments(args, plan, dout, effect, dt_sum, stream);
+  if (!status.ok()) return status;
+  const TotalArgs total = {{args.channels, args.states, plan.segments,
+                            dout != nullptr, args.a, nullptr, effect, dt_sum},
+                           summary};
+  return Launch("selective_scan_total", TotalKernel, FoldGrid(args),
+                kFoldThreads, 0, stream, total);
+}
+
 }  // namespace
 
 LaunchStatus FoldSegments(const SelectiveScanArgs& args, const ScanPlan& plan,
@@ -172,11 +237,8 @@ LaunchStatus FoldSegments(const SelectiveScanArgs& args, const ScanPlan& plan,
                           const float* dt_sum, Stream stream) {
   const FoldArgs fold = {args.channels, args.states, plan.segments, from_right,
                          args.a,        carry,       effect,        dt_sum};
-  constexpr int kThreads = 128;
-  const dim3 grid((args.states * args.channels + kThreads - 1) / kThreads,
-                  args.batch);
-  return Launch("selective_scan_fold", FoldSegmentsKernel, grid, kThreads, 0,
-                stream, fold);
+  return Launch("selective_scan_fold", FoldSegmentsKernel, FoldGrid(args),
+                kFoldThreads, 0, stream, fold);
 }
 
 LaunchStatus SummarizeSegments(const SelectiveScanArgs& args,
@@ -186,6 +248,32 @@ LaunchStatus SummarizeSegments(const SelectiveScanArgs& args,
              ? DispatchSummary<BFloat16>(args, plan, dout, effect, dt_sum,
                                          stream)
              : DispatchSummary<float>(args, plan, dout, effect, dt_sum, stream);
+}
+
+LaunchStatus SelectiveScanSummary(const SelectiveScanArgs& args,
+                                  const ScanSummary& summary,
+                                  const ScanPlan& plan, float* workspace,
+                                  Stream stream) {
+  return Summarize(args, nullptr, summary, plan, workspace, stream);
+}
+
+LaunchStatus SelectiveScanGradSummary(const SelectiveScanArgs& args,
+                                      const ConstMatView& dout,
+                                      const ScanSummary& summary,
+                                      const ScanPlan& plan, float* workspace,
+                                      Stream stream) {
+  return Summarize(args, &dout, summary, plan, workspace, stream);
+}
+
+LaunchStatus ApplyScanSummary(int64_t batch, int64_t channels, int64_t states,
+                              const float* a, const float* s,
+                              const float* dt_sum, float* state,
+                              Stream stream) {
+  const ApplyArgs args = {
+      batch * channels * states, states, channels, a, s, dt_sum, state};
+  return Launch("apply_scan_summary", ApplyScanSummaryKernel,
+                GridFor(args.size, kFoldThreads), kFoldThreads, 0, stream,
+                args);
 }
 
 }  // namespace carry::cuda

@@ -1,6 +1,6 @@
 #include "kernels/cuda/elementwise.h"
 
-#include "kernels/cuda/embedding.h"
+#include "kernels/cuda/checksum.h"
 #include "tests/host_cuda/device_memory.h"
 #include "tests/kernels/case_util.h"
 
@@ -8,7 +8,9 @@ namespace carry {
 namespace {
 
 using testing::DeviceMemory;
+using testing::Doubles;
 using testing::Floats;
+using testing::Matrix;
 
 class CudaElementwiseTest : public ::testing::TestWithParam<int64_t> {};
 
@@ -60,38 +62,208 @@ TEST_P(CudaElementwiseTest, AddScaleFill) {
   EXPECT_EQ(filled, std::vector<float>(n, 3.0f));
 }
 
+TEST_P(CudaElementwiseTest, NegativeExpIsTheNearestFloat) {
+  const int64_t n = GetParam();
+  testing::Random random(5);
+  std::vector<float> x = Floats(random.Vector(n, -20, 20)), y(n, 1.0f);
+  const float odd[] = {0.0f, -0.0f, 88.8f, 89.0f, INFINITY, -INFINITY, -103.5f};
+  for (int64_t i = 0; i < std::min<int64_t>(n, 7); ++i) x[i] = odd[i];
+  x[n - 1] = NAN;
+  DeviceMemory mem;
+  EXPECT_TRUE(cuda::NegativeExp(mem.In(x), mem.InOut(&y), n, nullptr).ok());
+  mem.Finish();
+  EXPECT_TRUE(std::isnan(y[n - 1]));
+  for (int64_t i = 0; i < n - 1; ++i) {
+    EXPECT_EQ(y[i], static_cast<float>(-std::exp(static_cast<double>(x[i]))));
+  }
+}
+
+TEST_P(CudaElementwiseTest, AddProduct) {
+  const int64_t n = GetParam();
+  testing::Random random(5);
+  const auto a = Floats(random.Vector(n, -1, 1));
+  const auto b = Floats(random.Vector(n, -3, 3));
+  std::vector<float> dst(n, 0.25f);
+  DeviceMemory mem;
+  EXPECT_TRUE(
+      cuda::AddProduct(mem.InOut(&dst), mem.In(a), mem.In(b), n, nullptr).ok());
+  mem.Finish();
+  for (int64_t i = 0; i < n; ++i) {
+    // Rounded once or twice.
+    EXPECT_NEAR(dst[i], 0.25 + double{a[i]} * b[i], 4e-7);
+  }
+}
+
+TEST_P(CudaElementwiseTest, FirstNonFinite) {
+  const int64_t n = GetParam();
+  testing::ForEachOrder([&] {
+    testing::Random random(5);
+    std::vector<float> x = Floats(random.Vector(n, -1, 1));
+    const auto first = [&](DType type) {
+      std::vector<BFloat16> half(n);
+      for (int64_t i = 0; i < n; ++i) half[i] = ToBFloat16(x[i]);
+      std::vector<int64_t> result(1, 99);
+      DeviceMemory mem;
+      const void* data = type == DType::kF32
+                             ? static_cast<const void*>(mem.In(x))
+                             : mem.In(half);
+      int64_t* room = mem.Scratch<int64_t>(cuda::FirstNonFiniteWorkspace(n));
+      EXPECT_TRUE(
+          cuda::FirstNonFinite(data, type, n, mem.InOut(&result), room, nullptr)
+              .ok());
+      mem.Finish();
+      return result[0];
+    };
+    x[0] = 3.4e38f;  // Finite, and infinite as bf16.
+    EXPECT_EQ(first(DType::kF32), -1);
+    EXPECT_EQ(first(DType::kBF16), 0);
+    x[0] = 1;
+    EXPECT_EQ(first(DType::kBF16), -1);
+    for (int64_t place : {n - 1, n / 2, int64_t{0}}) {
+      x[place] = place % 2 == 0 ? NAN : -INFINITY;
+      EXPECT_EQ(first(DType::kF32), place);
+      EXPECT_EQ(first(DType::kBF16), place);
+    }
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Sizes, CudaElementwiseTest,
                          ::testing::Values(1, 15, 33, 1000, 40000));
 
-TEST(CudaEmbedding, GathersAndSumsInOrder) {
-  for (int64_t dim : {1, 7, 64, 500}) {
-    std::vector<int32_t> tokens = {3, 0, 3, 3, 4, 0};
-    for (int i = 0; i < 300; ++i) tokens.push_back(i * 7 % 5);
-    const auto rows = static_cast<int64_t>(tokens.size());
-    testing::Random random(1);
-    const auto table = Floats(random.Vector(5 * dim, -1, 1));
-    const auto start = Floats(random.Vector(5 * dim, -1, 1));
-    std::vector<float> want = start, want_out(rows * dim);
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t d = 0; d < dim; ++d) {
-        want_out[r * dim + d] = table[tokens[r] * dim + d];
-        want[tokens[r] * dim + d] += want_out[r * dim + d];
-      }
-    }
+// More elements than a grid has threads.
+TEST(CudaElementwise, LoopsBeyondTheGrid) {
+  const int64_t n = (1 << 22) + 5;
+  std::vector<float> x(n, 1.0f);
+  DeviceMemory mem;
+  EXPECT_TRUE(cuda::Scale(mem.InOut(&x), 3.0f, n, nullptr).ok());
+  mem.Finish();
+  EXPECT_EQ(std::count(x.begin(), x.end(), 3.0f), n);
+  // Two of one thread.
+  x[3] = x[3 + 2048 * 256] = NAN;
+  std::vector<int64_t> first(1);
+  DeviceMemory again;
+  auto* room = again.Scratch<int64_t>(cuda::FirstNonFiniteWorkspace(n));
+  EXPECT_TRUE(cuda::FirstNonFinite(again.In(x), DType::kF32, n,
+                                   again.InOut(&first), room, nullptr)
+                  .ok());
+  again.Finish();
+  EXPECT_EQ(first[0], 3);
+}
+
+struct Shape {
+  int64_t rows, cols;
+};
+class CudaMatrixTest : public ::testing::TestWithParam<Shape> {
+ protected:
+  const int64_t rows_ = GetParam().rows, cols_ = GetParam().cols;
+  testing::Random random_{8};
+  Doubles Values(double size) {
+    return random_.Vector(rows_ * cols_, -size, size, DType::kBF16);
+  }
+};
+constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
+
+TEST_P(CudaMatrixTest, AddColumnSums) {
+  const Doubles values = Values(1);
+  for (DType type : kTypes) {
+    std::vector<float> first;
     testing::ForEachOrder([&] {
-      std::vector<float> out(rows * dim, NAN), sum = start;
+      Matrix x(values, rows_, cols_, type, 3);
+      std::vector<float> sums(cols_, 0.5f);
       DeviceMemory mem;
-      float* out_at = mem.InOut(&out);
-      EXPECT_TRUE(cuda::EmbeddingForward(mem.In(tokens), rows, mem.In(table),
-                                         dim, out_at, nullptr)
-                      .ok());
-      EXPECT_TRUE(cuda::EmbeddingBackward(mem.In(tokens), rows, out_at, 5, dim,
-                                          mem.InOut(&sum), nullptr)
+      float* room =
+          mem.Scratch<float>(cuda::AddColumnSumsWorkspace(rows_, cols_));
+      EXPECT_TRUE(cuda::AddColumnSums(mem.In(ConstMatView(x.view())),
+                                      mem.InOut(&sums), room, nullptr)
                       .ok());
       mem.Finish();
-      EXPECT_EQ(out, want_out);
-      EXPECT_EQ(sum, want) << dim;
+      for (int64_t c = 0; c < cols_; ++c) {
+        double want = 0.5;
+        for (int64_t r = 0; r < rows_; ++r) want += values[r * cols_ + c];
+        // A sum of rounded sums.
+        EXPECT_NEAR(sums[c], want, 1e-6 * (1 + std::sqrt(rows_)));
+      }
+      if (first.empty()) first = sums;
+      EXPECT_EQ(sums, first);
     });
+  }
+}
+
+TEST_P(CudaMatrixTest, AddRow) {
+  const Doubles values = Values(1);
+  const Doubles row = random_.Vector(cols_, -1, 1);
+  for (DType type : kTypes) {
+    Matrix y(values, rows_, cols_, type, 3);
+    const std::vector<float> floats = Floats(row);
+    DeviceMemory mem;
+    EXPECT_TRUE(
+        cuda::AddRow(mem.InOut(y.view()), mem.In(floats), nullptr).ok());
+    mem.Finish();
+    const Doubles got = y.values();
+    for (size_t i = 0; i < got.size(); ++i) {
+      ASSERT_EQ(got[i],
+                testing::Round(
+                    static_cast<float>(values[i]) + floats[i % cols_], type));
+    }
+    EXPECT_TRUE(y.MarginsUntouched());
+  }
+}
+
+TEST_P(CudaMatrixTest, AddMatrixRoundsToTheTypeOfTheSum) {
+  const Doubles a = Values(4), b = Values(1);
+  for (DType to : kTypes) {
+    for (DType from : kTypes) {
+      Matrix dst(a, rows_, cols_, to, 3), src(b, rows_, cols_, from, 5);
+      DeviceMemory mem;
+      EXPECT_TRUE(cuda::AddMatrix(mem.InOut(dst.view()),
+                                  mem.In(ConstMatView(src.view())), nullptr)
+                      .ok());
+      mem.Finish();
+      const Doubles got = dst.values();
+      for (size_t i = 0; i < a.size(); ++i) {
+        ASSERT_EQ(got[i], testing::Round(a[i] + b[i], to)) << i;
+      }
+      EXPECT_TRUE(dst.MarginsUntouched());
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaMatrixTest,
+                         ::testing::Values(Shape{1, 1}, Shape{9, 600},
+                                           Shape{700, 33}, Shape{65, 32},
+                                           Shape{17000, 1}));
+
+uint64_t Mix(uint64_t x) {
+  x ^= x >> 30, x *= 0xbf58476d1ce4e5b9u;
+  x ^= x >> 27, x *= 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
+
+TEST(CudaChecksum, IsTheSumOfItsTerms) {
+  const uint64_t seed = 0x123456789abcdefu;
+  for (int64_t n : {1, 31, 256, 5000, 600000}) {
+    testing::Random random(2);
+    std::vector<float> x = Floats(random.Vector(n, -1, 1));
+    const auto checksum = [&] {
+      std::vector<uint64_t> out(1);
+      DeviceMemory mem;
+      auto* room = mem.Scratch<uint64_t>(cuda::ChecksumWorkspace(n));
+      EXPECT_TRUE(
+          cuda::Checksum(mem.In(x), n, seed, mem.InOut(&out), room, nullptr)
+              .ok());
+      mem.Finish();
+      return out[0];
+    };
+    uint64_t want = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      uint32_t bits = 0;
+      std::memcpy(&bits, &x[i], sizeof(bits));
+      const uint64_t place = static_cast<uint64_t>(i) + 1;
+      want += Mix(Mix(seed + place * 0x9e3779b97f4a7c15u) + bits);
+    }
+    EXPECT_EQ(checksum(), want);
+    std::swap(x[0], x[n - 1]);
+    EXPECT_EQ(checksum() == want, n == 1);
   }
 }
 

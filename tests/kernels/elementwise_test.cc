@@ -65,6 +65,33 @@ TEST_P(ElementwiseTest, FirstNonFinite) {
   });
 }
 
+TEST_P(ElementwiseTest, NegativeExpIsTheNearestFloat) {
+  const int64_t n = GetParam();
+  std::vector<float> x = Values(20), y(n);
+  const float odd[] = {0.0f, -0.0f, 88.8f, 89.0f, INFINITY, -INFINITY, -103.5f};
+  for (int64_t i = 0; i < std::min<int64_t>(n, 7); ++i) x[i] = odd[i];
+  NegativeExp(x.data(), y.data(), n);
+  for (int64_t i = 0; i < n; ++i) {
+    EXPECT_EQ(y[i], static_cast<float>(-std::exp(static_cast<double>(x[i]))));
+  }
+  x[0] = NAN;
+  NegativeExp(x.data(), y.data(), 1);
+  EXPECT_TRUE(std::isnan(y[0]));
+}
+
+TEST_P(ElementwiseTest, AddProduct) {
+  const int64_t n = GetParam();
+  const std::vector<float> a = Values(), b = Values(3), start(n, 0.25f);
+  testing::ForEachTarget([&] {
+    std::vector<float> dst = start;
+    AddProduct(dst.data(), a.data(), b.data(), n);
+    for (int64_t i = 0; i < n; ++i) {
+      // Rounded once or twice.
+      EXPECT_NEAR(dst[i], 0.25 + double{a[i]} * b[i], 4e-7);
+    }
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Sizes, ElementwiseTest,
                          ::testing::Values(1, 15, 16, 33, 1000, 40000));
 
@@ -85,6 +112,30 @@ TEST(AddColumnSums, AddsRowsInOrder) {
       }
     }
   });
+}
+
+TEST(AddMatrix, RoundsToTheTypeOfTheSum) {
+  const DType types[] = {DType::kF32, DType::kBF16};
+  for (const auto& [rows, cols] :
+       {std::pair<int64_t, int64_t>{1, 1}, {37, 61}, {3, 20000}, {500, 64}}) {
+    testing::Random random(8);
+    const testing::Doubles a = random.Vector(rows * cols, -4, 4, DType::kBF16);
+    const testing::Doubles b = random.Vector(rows * cols, -1, 1, DType::kBF16);
+    for (DType to : types) {
+      for (DType from : types) {
+        testing::ForEachTarget([&, rows = rows, cols = cols] {
+          testing::Matrix dst(a, rows, cols, to, 3);
+          testing::Matrix src(b, rows, cols, from, 5);
+          AddMatrix(dst.view(), src.view());
+          const testing::Doubles got = dst.values();
+          for (size_t i = 0; i < a.size(); ++i) {
+            ASSERT_EQ(got[i], testing::Round(a[i] + b[i], to)) << i;
+          }
+          EXPECT_TRUE(dst.MarginsUntouched());
+        });
+      }
+    }
+  }
 }
 
 TEST(TransposeBf16, MovesEveryElement) {

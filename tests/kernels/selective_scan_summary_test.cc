@@ -1,107 +1,30 @@
 #include "kernels/selective_scan_summary.h"
 
-#include "kernels/reference/selective_scan_summary.h"
 #include "tests/kernels/kernel_test_util.h"
+#include "tests/kernels/selective_scan_summary_cases.h"
 
 namespace carry {
 namespace {
 
 using reference::ScanInputs;
 using reference::ScanSummaries;
+using summary_cases::Case;
+using summary_cases::kCases;
+using summary_cases::KernelInputs;
+using summary_cases::MakeInputs;
+using summary_cases::Result;
 using testing::Doubles;
 using testing::ExpectClose;
 using testing::Floats;
-using testing::Matrix;
-
-struct Case {
-  const char* name;
-  int64_t batch, time, channels, states;
-  std::vector<int64_t> starts;  // Rows of [B * T].
-  bool gate = true;
-  DType x = DType::kF32;  // u, dt_raw, z, B, C, dout
-  int64_t margin = 0;
-  int threads = 2;
-  double dt_low = -6, dt_high = -4;  // dt_raw
-};
-
-const Case kCases[] = {
-    {"OneToken", 1, 1, 33, 16, {}},
-    {"OneTokenStart", 2, 1, 7, 5, {1}},
-    {"OneChannel", 1, 19, 1, 1, {}},
-    {"Tile", 1, 16, 16, 16, {}},
-    {"TilePlusOne", 1, 17, 20, 12, {}},
-    {"States64", 1, 35, 20, 64, {}},
-    {"States256", 1, 3, 5, 256, {}},
-    {"StartFirst", 1, 35, 20, 5, {0}},
-    {"StartLast", 1, 35, 20, 5, {34}},
-    {"OddEverything", 3, 37, 130, 13, {5, 6, 40, 73, 74}},
-    {"NoGate", 1, 33, 20, 16, {9}, false},
-    {"Wide", 1, 50, 400, 16, {}},
-    {"Strided", 1, 35, 130, 16, {}, true, DType::kF32, 3},
-    {"StridedAligned", 2, 35, 128, 16, {7}, true, DType::kF32, 16},
-    {"Bf16", 2, 35, 130, 16, {7}, true, DType::kBF16, 0},
-    {"Bf16Strided", 1, 35, 33, 5, {}, true, DType::kBF16, 5},
-    {"OneThread", 2, 35, 130, 16, {}, true, DType::kF32, 0, 1},
-    {"ManyThreads", 2, 35, 130, 16, {8}, true, DType::kF32, 0, 7},
-    // Longer than the memory of all states, of some, of none.
-    {"Forgets", 1, 300, 40, 16, {}, true, DType::kF32, 0, 2, -1, 2},
-    {"ForgetsSome", 1, 700, 40, 16, {}, true, DType::kF32, 0, 2, -6, 0},
-    {"Remembers", 1, 300, 40, 16, {}, true, DType::kF32, 0, 2, -12, -9},
-};
-
-ScanInputs MakeInputs(const Case& c) {
-  testing::Random random(17);
-  ScanInputs in;
-  in.batch = c.batch, in.time = c.time;
-  in.channels = c.channels, in.states = c.states;
-  const int64_t rows = c.batch * c.time;
-  in.u = random.Vector(rows * c.channels, -2, 2, c.x);
-  in.dt_raw = random.Vector(rows * c.channels, c.dt_low, c.dt_high, c.x);
-  if (c.gate) in.z = random.Vector(rows * c.channels, -3, 3, c.x);
-  in.b = random.Vector(rows * c.states, -1, 1, c.x);
-  in.c = random.Vector(rows * c.states, -1, 1, c.x);
-  in.a = random.Vector(c.channels * c.states, -16, -0.3);
-  in.d = random.Vector(c.channels, -1, 1);
-  in.dt_bias = random.Vector(c.channels, -1, 0);
-  if (!c.starts.empty()) in.document_start.resize(rows);
-  for (int64_t row : c.starts) in.document_start[row] = 1;
-  return in;
-}
-
-struct Result {
-  std::vector<float> s, r, dt_forward, dt_backward, p;
-};
 
 Result RunKernels(const ScanInputs& in, const Case& c, const Doubles& dout) {
-  const int64_t rows = c.batch * c.time;
-  Matrix u(in.u, rows, c.channels, c.x, c.margin);
-  Matrix raw(in.dt_raw, rows, c.channels, c.x, c.margin);
-  Matrix z(c.gate ? in.z : in.u, rows, c.channels, c.x, c.margin);
-  Matrix b(in.b, rows, c.states, c.x, c.margin);
-  Matrix cc(in.c, rows, c.states, c.x, c.margin);
-  Matrix g(dout, rows, c.channels, c.x, c.margin);
-  const std::vector<float> a = Floats(in.a), bias = Floats(in.dt_bias);
-  SelectiveScanArgs args{};
-  args.batch = c.batch, args.time = c.time;
-  args.channels = c.channels, args.states = c.states;
-  args.u = u.view(), args.dt_raw = raw.view();
-  if (c.gate) args.z = z.view();
-  args.b = b.view(), args.c = cc.view();
-  args.a = a.data(), args.dt_bias = bias.data();
-  if (!in.document_start.empty()) {
-    args.document_start = in.document_start.data();
-  }
-  const int64_t ben = c.batch * c.channels * c.states;
-  Result result;
-  result.s.assign(ben, NAN), result.r.assign(ben, NAN);
-  result.dt_forward.assign(c.batch * c.channels, NAN);
-  result.dt_backward = result.dt_forward;
-  SelectiveScanSummary(args, {result.s.data(), result.dt_forward.data()});
-  SelectiveScanGradSummary(args, g.view(),
+  KernelInputs host(in, c, dout);
+  Result result(c);
+  SelectiveScanSummary(host.args, {result.s.data(), result.dt_forward.data()});
+  SelectiveScanGradSummary(host.args, host.dout.view(),
                            {result.r.data(), result.dt_backward.data()});
-  result.p.assign(ben, 1.0f);
-  const std::vector<float> zero(ben);
-  ApplyScanSummary(c.batch, c.channels, c.states, a.data(), zero.data(),
+  const std::vector<float> zero(result.p.size());
+  ApplyScanSummary(c.batch, c.channels, c.states, host.a.data(), zero.data(),
                    result.dt_forward.data(), result.p.data());
   return result;
 }
@@ -115,22 +38,7 @@ TEST_P(SelectiveScanSummaryTest, IsTheOracles) {
   const Doubles dout = random.Vector(in.u.size(), -1, 1, c.x);
   const ScanSummaries want = reference::Summaries(in, dout);
   const testing::WithThreads threads(c.threads);
-  testing::ForEachTarget([&] {
-    const Result got = RunKernels(in, c, dout);
-    ExpectClose("s", got.s, want.s, 1e-5);
-    ExpectClose("r", got.r, want.r, 1e-5);
-    for (size_t i = 0; i < want.p.size(); ++i) {
-      ASSERT_NEAR(got.p[i], want.p[i], 1e-5) << i;
-    }
-    for (size_t i = 0; i < got.dt_forward.size(); ++i) {
-      if (std::isinf(got.dt_forward[i])) {
-        EXPECT_TRUE(std::isinf(got.dt_backward[i]));
-      } else {
-        EXPECT_NEAR(got.dt_forward[i], got.dt_backward[i],
-                    1e-5 * got.dt_forward[i]);
-      }
-    }
-  });
+  testing::ForEachTarget([&] { RunKernels(in, c, dout).Expect(want); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, SelectiveScanSummaryTest,

@@ -57,4 +57,22 @@ __device__ __forceinline__ float BlockMax(float x,
   return max;
 }
 
+// The smallest. Threads that have nothing give one that is too large.
+__device__ __forceinline__ int64_t BlockMin(int64_t x,
+                                            BlockScratch<int64_t>* scratch) {
+#pragma unroll
+  for (int lanes = kWarpSize / 2; lanes > 0; lanes /= 2) {
+    const int64_t other = __shfl_xor_sync(kAllLanes, x, lanes);
+    x = other < x ? other : x;
+  }
+  __syncthreads();  // Of an earlier use.
+  if (threadIdx.x % kWarpSize == 0) scratch->warps[threadIdx.x / kWarpSize] = x;
+  __syncthreads();
+  int64_t min = scratch->warps[0];
+  for (unsigned w = 1; w < blockDim.x / kWarpSize; ++w) {
+    min = scratch->warps[w] < min ? scratch->warps[w] : min;
+  }
+  return min;
+}
+
 }  // namespace carry::cuda

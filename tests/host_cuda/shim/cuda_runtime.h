@@ -149,6 +149,7 @@ T atomicMin(T* address, T value) {
   return before;
 }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 template <class T>
 T __ldg(const T* p) {
   return *p;
