@@ -262,9 +262,9 @@ void SetMemoryCacheLimit(int64_t bytes) {
   Pool::Get(Device::kCpu).SetLimit(bytes);
 }
 
-int64_t AvailableMemory() {
+int64_t AvailableMemory(int ranks) {
   const Device device = DefaultDevice();
-  return device == Device::kCpu ? AvailableSystemMemory()
+  return device == Device::kCpu ? AvailableSystemMemory() / ranks
                                 : BackendOf(device).AvailableMemory();
 }
 

@@ -66,8 +66,10 @@ class MemoryClaim {
 // the system has available; and its peak resident size so far.
 int64_t AvailableSystemMemory();
 int64_t PeakResidentBytes();
-// Bytes of the default device's memory that this process may still take.
-int64_t AvailableMemory();
+// Bytes of the default device's memory that this process may still take: of the
+// host's, its share where `ranks` processes of a run are on this machine; GPUs
+// are not shared.
+int64_t AvailableMemory(int ranks);
 
 // "1.50 GiB"
 std::string FormatBytes(int64_t bytes);

@@ -22,9 +22,9 @@
 #include "framework/train/training_data.h"
 #include "kernels/parallel_for.h"
 #include "launch/command.h"
+#include "launch/device.h"
 #include "launch/human.h"
 #include "launch/limits.h"
-#include "launch/machine.h"
 #include "launch/recipe.h"
 #include "launch/step_profile.h"
 
@@ -219,15 +219,16 @@ absl::Status Bench(const BenchOptions& options) {
       LoadRecipe(options.recipe.path, options.recipe.sets);
   if (!recipe.ok()) return recipe.status();
   absl::Status status = ResolveVocabulary(&*recipe);
+  if (status.ok()) status = OpenDevice(&*recipe);
   if (!status.ok()) return status;
   // Of one rank, whatever mesh the recipe is for.
   recipe->mutable_parallel()->set_data(1);
   recipe->mutable_parallel()->set_sequence(1);
-  status = CheckMemory(PlanTrainingMemory(*recipe), *recipe,
-                       AvailableSystemMemory(), 1);
+  status =
+      CheckMemory(PlanTrainingMemory(*recipe), *recipe, AvailableMemory(1), 1);
   if (!status.ok()) return status;
 
-  std::cout << DescribeRecipe(*recipe) << "machine     " << DescribeMachine()
+  std::cout << DescribeRecipe(*recipe) << "machine     " << DescribeDevice()
             << "\n";
   SingleRank ranks;
   Learner learner(*recipe, ranks);

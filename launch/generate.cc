@@ -47,9 +47,8 @@ absl::Status Generate(const GenerateOptions& options) {
   // Ids that pad the vocabulary stand for nothing.
   const int64_t vocab = model->tokenizer->vocab_size();
   Generator generator(*model->loaded.model);
-  absl::Status status =
-      generator.Read(ids->data(), static_cast<int64_t>(ids->size()),
-                     options.model.chunk_length);
+  status = generator.Read(ids->data(), static_cast<int64_t>(ids->size()),
+                          options.model.chunk_length);
   const std::unique_ptr<StreamDecoder> decoder =
       model->tokenizer->NewStreamDecoder();
   for (int64_t i = 0; i < options.tokens; ++i) {

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "framework/io/file.h"
+#include "launch/device.h"
 
 namespace carry {
 namespace {
@@ -36,6 +37,11 @@ void AddModelOptions(CLI::App& app, ModelOptions* options) {
       ->type_name("FILE");
   app.add_flag("--bf16", options->bf16,
                "Activations and matrix products in bf16; default: fp32");
+  app.add_option("--device", options->device,
+                 "CPU, CUDA (a GPU), or AUTO: a GPU where there is one; "
+                 "default AUTO")
+      ->type_name("DEVICE")
+      ->check(CLI::IsMember({"CPU", "CUDA", "AUTO"}));
   app.add_option("--chunk-length", options->chunk_length,
                  "Tokens to read at once; default 2048")
       ->type_name("N")
@@ -44,6 +50,8 @@ void AddModelOptions(CLI::App& app, ModelOptions* options) {
 }
 
 absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options) {
+  absl::Status opened = OpenDevice(options.device);
+  if (!opened.ok()) return opened;
   absl::StatusOr<LoadedModel> loaded =
       LoadModel(options.path, options.bf16 ? DType::kBF16 : DType::kF32);
   if (!loaded.ok()) return loaded.status();

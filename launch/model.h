@@ -15,16 +15,18 @@ struct ModelOptions {
   std::string path;
   std::string tokenizer;  // A SentencePiece model; "": the checkpoint's own.
   bool bf16 = false;
+  std::string device = "AUTO";
   int64_t chunk_length = 2048;
 };
-// Adds MODEL, --tokenizer, --bf16, --chunk-length and --threads.
+// Adds MODEL, --tokenizer, --bf16, --device, --chunk-length and --threads.
 void AddModelOptions(CLI::App& app, ModelOptions* options);
 
 struct OpenedModel {
   LoadedModel loaded;
   std::unique_ptr<Tokenizer> tokenizer;
 };
-// An error where the tokenizer has more ids than the model.
+// Opens the device too. An error where the tokenizer has more ids than the
+// model.
 absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options);
 
 }  // namespace carry

@@ -110,7 +110,7 @@ absl::Status Plan(const PlanOptions& options) {
   }
   int64_t memory = options.memory;
   if (memory <= 0) memory = own.memory_budget();
-  if (memory <= 0) memory = AvailableSystemMemory() / ranks;
+  if (memory <= 0) memory = AvailableMemory(ranks);
   absl::StatusOr<RankRates> rates = Rates(options, *recipe);
   if (!rates.ok()) return rates.status();
 

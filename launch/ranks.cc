@@ -10,6 +10,7 @@
 #include "framework/memory.h"
 #include "framework/train/training_data.h"
 #include "kernels/parallel_for.h"
+#include "launch/device.h"
 #include "launch/rates.h"
 #include "launch/recipe.h"
 #include "parallel/mesh.h"
@@ -31,7 +32,7 @@ absl::Status SettleSchedule(MpiWorld& world, const RankRates& rates,
   config::Parallel& parallel = *recipe->mutable_parallel();
   if (parallel.schedule() != config::Parallel::AUTO) return absl::OkStatus();
   int64_t memory = parallel.memory_budget();
-  if (memory <= 0) memory = AvailableSystemMemory() / world.local_size;
+  if (memory <= 0) memory = AvailableMemory(world.local_size);
   int32_t schedule = ChooseSchedule(*recipe, rates, memory).schedule;
   absl::Status status = world.world->Broadcast(&schedule, sizeof(schedule), 0,
                                                {"schedule", -1, -1, ""});
@@ -53,6 +54,7 @@ absl::StatusOr<Ranks> StartRanks(const config::Recipe& recipe,
   ranks.distribution = std::make_unique<SingleRank>();
   ranks.recipe = recipe;
   absl::Status status = ResolveVocabulary(&ranks.recipe);
+  if (status.ok()) status = OpenDevice(&ranks.recipe);
   if (!status.ok()) return status;
   ranks.rates = MeasureRates(ranks.recipe);
   if (ranks.recipe.parallel().schedule() == config::Parallel::AUTO) {
@@ -76,6 +78,7 @@ absl::StatusOr<Ranks> JoinRanks(MpiWorld world, const config::Recipe& recipe,
   if (!status.ok()) return status;
   ranks.recipe = recipe;
   status = ResolveVocabulary(&ranks.recipe);
+  if (status.ok()) status = OpenDevice(world, &ranks.recipe);
   if (!status.ok()) return status;
   absl::StatusOr<RankRates> rates = MeasureRates(ranks.recipe, *world.world);
   if (!rates.ok()) return rates.status();

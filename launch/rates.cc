@@ -81,19 +81,14 @@ void Add(const StepProfile& profile, double seconds, Ops* ops) {
 class Probe {
  public:
   Probe(const config::Model& config, DType dtype, int64_t tokens)
-      : model_(OneLayer(config), dtype), ids_(tokens) {
+      : model_(OneLayer(config), dtype), data_(RandomTokens(tokens)) {
     model_.Allocate(1, /*gradients=*/true);
-    for (int64_t i = 0; i < tokens; ++i) {
-      ids_[i] = static_cast<int32_t>(
-          UniformBelow(kVocabulary, 1, 0, static_cast<uint64_t>(i)));
-    }
-    chunk_.batch = 1;
-    chunk_.time = tokens;
   }
 
   void Run(Ops* forward, Ops* backward) {
     Tape tape(true);
-    const LanguageModel::Hidden in = model_.Embed(tape, ids_.data(), chunk_);
+    const LanguageModel::Hidden in =
+        model_.Embed(tape, data_.tokens.as<int32_t>(), data_.info);
     LanguageModel::Hidden out;
     {
       const StepProfile profile;
@@ -111,7 +106,7 @@ class Probe {
   }
 
   int64_t TapeBytes() const {
-    return model_.TapeBytesPerToken() * static_cast<int64_t>(ids_.size());
+    return model_.TapeBytesPerToken() * data_.info.time;
   }
   const LanguageModel& model() const { return model_; }
 
@@ -124,23 +119,37 @@ class Probe {
     return model;
   }
 
+  static ChunkData RandomTokens(int64_t count) {
+    std::vector<int32_t> ids(count);
+    for (int64_t i = 0; i < count; ++i) {
+      ids[i] = static_cast<int32_t>(
+          UniformBelow(kVocabulary, 1, 0, static_cast<uint64_t>(i)));
+    }
+    SequenceBatch batch;
+    batch.batch = 1;
+    batch.length = batch.stride = count;
+    batch.tokens = ids.data();
+    return ChunkData(batch, {0, 0, count});
+  }
+
   LanguageModel::Hidden Layer(Tape& tape, const LanguageModel::Hidden& in) {
+    const ChunkInfo& chunk = data_.info;
     LinearCarry* linear = model_.mixer(0).linear_carry();
     if (linear == nullptr) {
       CarryVars out;
-      return model_.Layer(tape, 0, in, chunk_, {},
+      return model_.Layer(tape, 0, in, chunk, {},
                           Carry::Empty(model_.carry_spec(0), 1), &out);
     }
     Var normed;
     LanguageModel::Hidden hidden = model_.BeginLayer(tape, 0, in, &normed);
     const std::shared_ptr<LinearCarry::Run> run =
-        linear->Begin(tape, normed, chunk_);
-    auto summary = std::make_shared<std::vector<float>>(linear->SummarySize(1));
+        linear->Begin(tape, normed, chunk);
+    const Tensor summary = Tensor::Empty({linear->SummarySize(1)}, DType::kF32);
     linear->Enter(tape, *run, Var(), Tensor());
-    linear->Summarize(*run, summary->data());
+    linear->Summarize(*run, summary.f32());
     linear->Scan(tape, *run, Var(), Tensor());
     tape.Record([=]() {
-      linear->SummarizeGrad(*run, summary->data());
+      linear->SummarizeGrad(*run, summary.f32());
       return absl::OkStatus();
     });
     hidden.delta = linear->Finish(tape, *run);
@@ -148,11 +157,24 @@ class Probe {
   }
 
   LanguageModel model_;
-  ChunkInfo chunk_;
-  std::vector<int32_t> ids_;
+  ChunkData data_;
 };
 
+double MeasureDeviceCopy() {
+  constexpr int64_t kBytes = int64_t{64} << 20;
+  const Tensor from = Tensor::Zeros({kBytes}, DType::kU8);
+  const Tensor to = Tensor::Empty({kBytes}, DType::kU8);
+  double best = std::numeric_limits<double>::max();
+  for (int i = 0; i < 3 && to.backend().Synchronize().ok(); ++i) {
+    const Clock::time_point begin = Clock::now();
+    to.CopyFrom(from);
+    if (to.backend().Synchronize().ok()) best = std::min(best, Since(begin));
+  }
+  return 2.0 * kBytes / best;
+}
+
 double MeasureCopy() {
+  if (DefaultDevice() != Device::kCpu) return MeasureDeviceCopy();
   constexpr int64_t kBytes = int64_t{32} << 20, kPiece = int64_t{1} << 20;
   const std::vector<char> from(kBytes, 1);
   std::vector<char> to(kBytes);

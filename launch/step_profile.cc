@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "framework/device.h"
 #include "kernels/check.h"
 
 namespace carry {
@@ -13,6 +14,10 @@ void StepProfile::Begin(const SpanInfo& info) {
 
 void StepProfile::End() {
   CARRY_CHECK(!open_.empty());
+  // So that an op's time is its own; an error is reported by the step.
+  if (DefaultDevice() != Device::kCpu) {
+    BackendOf(DefaultDevice()).Synchronize().IgnoreError();
+  }
   const Open span = open_.back();
   open_.pop_back();
   const SpanInfo& info = span.info;

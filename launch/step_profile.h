@@ -24,8 +24,9 @@ struct StepPart {
   }
 };
 
-// Sums spans of the category "op". Watches the thread that made it while it
-// lives; nothing else may watch that thread then.
+// Sums spans of the category "op"; on a GPU waits for each, which makes the
+// step itself slower. Watches the thread that made it while it lives; nothing
+// else may watch that thread then.
 class StepProfile : public SpanObserver {
  public:
   StepProfile() { SetSpanObserver(this); }

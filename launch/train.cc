@@ -23,9 +23,9 @@
 #include "kernels/parallel_for.h"
 #include "launch/command.h"
 #include "launch/cost.h"
+#include "launch/device.h"
 #include "launch/human.h"
 #include "launch/interrupt.h"
-#include "launch/machine.h"
 #include "launch/metrics.h"
 #include "launch/progress.h"
 #include "launch/ranks.h"
@@ -109,7 +109,7 @@ absl::Status Run::Open() {
 
   const DType dtype = ActivationDType(trainer_.recipe());
   const int ranks = ranks_.distribution->size();
-  matmul_peak_ = MeasureMatMulPeak(dtype) * ranks;
+  matmul_peak_ = MeasureProductPeak(dtype) * ranks;
   progress_.Note(DescribeRecipe(trainer_.recipe()));
   progress_.Note(absl::StrFormat(
       "tokens      %s to train on, %.3g epochs; %s held out",
@@ -125,7 +125,7 @@ absl::Status Run::Open() {
   progress_.Note(absl::StrFormat(
       "machine     %s%s; %s FLOP/s in %s products",
       ranks == 1 ? "" : absl::StrCat(ranks, " ranks of "),
-      DescribeMachine(ranks_.local_size), Human(matmul_peak_), Name(dtype)));
+      DescribeDevice(ranks_.local_size), Human(matmul_peak_), Name(dtype)));
   const config::Parallel& parallel = plan_.parallel;
   std::string mesh;
   if (ranks > 1) {

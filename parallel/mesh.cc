@@ -37,7 +37,18 @@ void CopyBack(const Tensor& host, const Part& part, const Tensor& to) {
                         part.size() * sizeof(float));
 }
 
-// By rank, on every rank.
+// "1 x 6, 2 x 3, 3 x 2, 6 x 1"
+std::string Factorisations(int n) {
+  std::string text;
+  for (int d = 1; d <= n; ++d) {
+    if (n % d != 0) continue;
+    absl::StrAppend(&text, text.empty() ? "" : ", ", d, " x ", n / d);
+  }
+  return text;
+}
+
+}  // namespace
+
 absl::StatusOr<std::vector<std::string>> GatherStrings(
     Communicator& world, const char* what, const std::string& bytes) {
   const CommLabel label = {what, -1, -1, ""};
@@ -58,18 +69,6 @@ absl::StatusOr<std::vector<std::string>> GatherStrings(
   }
   return out;
 }
-
-// "1 x 6, 2 x 3, 3 x 2, 6 x 1"
-std::string Factorisations(int n) {
-  std::string text;
-  for (int d = 1; d <= n; ++d) {
-    if (n % d != 0) continue;
-    absl::StrAppend(&text, text.empty() ? "" : ", ", d, " x ", n / d);
-  }
-  return text;
-}
-
-}  // namespace
 
 absl::Status CheckMeshSize(const config::Parallel& config, int ranks) {
   const int64_t data = config.data(), sequence = config.sequence();
@@ -215,9 +214,9 @@ absl::Status Mesh::StartReduce(ParameterStore& store, int64_t bucket) {
       store.grads().Slice(range.begin, {range.size()}).ToHost();
   if (!gradients.ok()) return gradients.status();
   Reduction reduction = {range, *gradients, nullptr};
-  reduction.transfer = world_->ReduceScatter(
-      gradients->f32(), Slices({0, range.size()}, size()),
-      {"gradient reduction", bucket - 1, -1, "backward"});
+  reduction.transfer =
+      world_->ReduceScatter(gradients->f32(), Slices({0, range.size()}, size()),
+                            {"gradient reduction", bucket - 1, -1, "backward"});
   reducing_.push_back(std::move(reduction));
   --next_bucket_;
   return absl::OkStatus();
@@ -240,9 +239,9 @@ absl::Status Mesh::FinishReduce(ParameterStore& store) {
     absl::Status status = reduction.transfer->Wait();
     if (!status.ok()) return status;
     const Part own = Slices({0, reduction.bucket.size()}, size())[rank()];
-    CopyBack(reduction.gradients, own,
-             store.grads().Slice(reduction.bucket.begin,
-                                 {reduction.bucket.size()}));
+    CopyBack(
+        reduction.gradients, own,
+        store.grads().Slice(reduction.bucket.begin, {reduction.bucket.size()}));
   }
   reducing_.clear();
   return absl::OkStatus();

@@ -21,6 +21,10 @@ namespace carry {
 // says which sizes are.
 absl::Status CheckMeshSize(const config::Parallel& config, int ranks);
 
+// The strings of all ranks, by rank, on every rank. Collective.
+absl::StatusOr<std::vector<std::string>> GatherStrings(
+    Communicator& world, const char* what, const std::string& bytes);
+
 // Distribution::CheckEqual before there is a mesh.
 absl::Status CheckEqual(Communicator& world, const std::string& what,
                         const std::string& text);

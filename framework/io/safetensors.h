@@ -94,7 +94,7 @@ struct TensorToWrite {
   std::vector<int64_t> shape;
   const void* data = nullptr;
   // Where the data are not in host memory: copies all of them to `out`.
-  std::function<absl::Status(void* out)> copy;
+  std::function<absl::Status(void* out)> copy = nullptr;
 };
 
 // Writes `path` atomically (see OutputFile). Wide elements come first, then by

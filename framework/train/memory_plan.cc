@@ -14,6 +14,14 @@ namespace {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+int64_t PackedBytes(int64_t parameters, DType dtype) {
+  // A GPU's products take fp32 weights as they are.
+  if (!BackendOf(DefaultDevice()).one_pack()) {
+    return 2 * parameters * SizeOf(dtype);
+  }
+  return dtype == DType::kF32 ? 0 : parameters * SizeOf(dtype);
+}
+
 // What the plan needs of a recipe and its model.
 struct Sizes : StepCut {
   explicit Sizes(const config::Recipe& recipe)
@@ -118,7 +126,7 @@ MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
   const int64_t world = s.data * s.ranks;
   MemoryPlan plan;
   plan.parameters = parameters * 4;
-  plan.packed = 2 * parameters * SizeOf(s.dtype);
+  plan.packed = PackedBytes(parameters, s.dtype);
   plan.gradients = plan.parameters;
   plan.optimizer = CeilDiv(2 * plan.parameters, world);
   // What other ranks send of this rank's part of all gradients.
@@ -143,7 +151,7 @@ MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
 absl::Status CheckMemory(const MemoryPlan& plan, const config::Recipe& recipe,
                          int64_t available, int ranks) {
   const int64_t budget = recipe.parallel().memory_budget();
-  const int64_t limit = budget > 0 ? budget : available / ranks;
+  const int64_t limit = budget > 0 ? budget : available;
   if (plan.total() <= limit) return absl::OkStatus();
   const bool prefix = recipe.parallel().sequence() > 1 &&
                       recipe.parallel().schedule() == config::Parallel::PREFIX;

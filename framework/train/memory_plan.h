@@ -52,8 +52,8 @@ struct MemoryPlan {
 MemoryPlan PlanTrainingMemory(const config::Recipe& recipe);
 
 // An error that gives the numbers and the fields to lower if the plan exceeds
-// parallel.memory_budget or, where there is none, this rank's share of
-// `available` bytes of a machine that `ranks` share.
+// parallel.memory_budget or, where there is none, the `available` bytes of this
+// rank, one of `ranks` on its machine.
 absl::Status CheckMemory(const MemoryPlan& plan, const config::Recipe& recipe,
                          int64_t available, int ranks);
 

@@ -62,7 +62,8 @@ absl::Status Trainer::Open() {
 // Nobody allocates before all have looked; all get the same answer.
 absl::Status Trainer::CheckMemoryOnAll() {
   const absl::Status mine =
-      CheckMemory(plan_, recipe_, AvailableMemory(), ranks_.local_size());
+      CheckMemory(plan_, recipe_, AvailableMemory(ranks_.local_size()),
+                  ranks_.local_size());
   absl::StatusOr<std::vector<std::string>> all =
       ranks_.Gather("memory check", std::string(mine.message()));
   if (!all.ok()) return all.status();

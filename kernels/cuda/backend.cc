@@ -72,7 +72,9 @@ class CudaBackend : public Backend {
   }
   absl::Status ToHost(void* host, const void* from, int64_t bytes) override {
     if (bytes > 0) {
-      Do([&] { return CopyAsync(host, bytes, from, bytes, bytes, 1, stream()); });
+      Do([&] {
+        return CopyAsync(host, bytes, from, bytes, bytes, 1, stream());
+      });
     }
     return Synchronize();
   }
@@ -123,8 +125,7 @@ class CudaBackend : public Backend {
     });
   }
   void CrossEntropy(const ConstMatView& logits, const int32_t* targets,
-                    float weight, const MatView& dlogits,
-                    float* nll) override {
+                    float weight, const MatView& dlogits, float* nll) override {
     Do([&] {
       return cuda::CrossEntropy(logits, targets, weight, dlogits, nll,
                                 stream());
@@ -138,17 +139,18 @@ class CudaBackend : public Backend {
   }
   void EmbeddingBackward(const int32_t* tokens, int64_t rows, const float* dout,
                          int64_t vocab, int64_t dim, float* dtable) override {
+    auto* workspace = Workspace<int32_t>(EmbeddingBackwardWorkspace(rows));
     Do([&] {
       return cuda::EmbeddingBackward(tokens, rows, dout, vocab, dim, dtable,
-                                     stream());
+                                     workspace, stream());
     });
   }
   void RmsNormForward(const RmsNormForwardArgs& args) override {
     Do([&] { return cuda::RmsNormForward(args, stream()); });
   }
   void RmsNormBackward(const RmsNormBackwardArgs& args) override {
-    float* workspace = Workspace<float>(
-        RmsNormBackwardWorkspace(args.dy.rows, args.dy.cols));
+    float* workspace =
+        Workspace<float>(RmsNormBackwardWorkspace(args.dy.rows, args.dy.cols));
     Do([&] { return cuda::RmsNormBackward(args, workspace, stream()); });
   }
 
@@ -218,8 +220,7 @@ class CudaBackend : public Backend {
     Do([&] { return cuda::AddMatrix(dst, src, stream()); });
   }
   void AddColumnSums(const ConstMatView& x, float* sums) override {
-    float* workspace =
-        Workspace<float>(AddColumnSumsWorkspace(x.rows, x.cols));
+    float* workspace = Workspace<float>(AddColumnSumsWorkspace(x.rows, x.cols));
     Do([&] { return cuda::AddColumnSums(x, sums, workspace, stream()); });
   }
   void AddProduct(float* dst, const float* a, const float* b,

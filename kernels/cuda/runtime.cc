@@ -78,6 +78,11 @@ absl::StatusOr<DeviceProperties> UseDevice(int index) {
   DeviceProperties device;
   device.index = index;
   device.name = found.name;
+  char bus[32] = "";
+  status =
+      ToStatus(cudaDeviceGetPCIBusId(bus, sizeof(bus), index), what.c_str());
+  if (!status.ok()) return status;
+  device.bus = bus;
   device.architecture = 10 * found.major + found.minor;
   device.multiprocessors = found.multiProcessorCount;
   device.memory = static_cast<int64_t>(found.totalGlobalMem);

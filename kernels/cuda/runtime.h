@@ -20,6 +20,7 @@ namespace carry::cuda {
 struct DeviceProperties {
   int index = 0;
   std::string name;      // "NVIDIA H100 80GB HBM3"
+  std::string bus;       // "0000:1b:00.0": each GPU of a machine has its own
   int architecture = 0;  // 90: compute capability 9.0
   int multiprocessors = 0;
   int64_t memory = 0;  // bytes

@@ -106,17 +106,8 @@ void RunModelCase(const std::string& folder, int64_t chunk_length) {
   std::vector<Carry> carries;
   for (const ChunkSpan& span : spans) {
     const int64_t time = span.end - span.begin;
-    std::vector<int32_t> chunk_tokens;
-    std::vector<uint8_t> chunk_starts;
-    for (int64_t b = 0; b < batch; ++b) {
-      for (int64_t t = span.begin; t < span.end; ++t) {
-        chunk_tokens.push_back(tokens[b * length + t]);
-        chunk_starts.push_back(starts[b * length + t]);
-      }
-    }
     const LanguageModel::Hidden hidden =
-        ForwardTokens(model, chunk_tokens.data(),
-                      {batch, time, span.begin, chunk_starts.data()}, carries);
+        ForwardTokens(model, ChunkData(sequences, span), carries);
     const Tensor part = model.Logits(hidden, false);
     for (int64_t b = 0; b < batch; ++b) {
       std::copy_n(part.f32() + b * time * vocab, time * vocab,

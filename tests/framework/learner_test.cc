@@ -205,8 +205,12 @@ TEST(Learner, LearnsToCopy) {
   }
   make(1'000'000, &tokens, &targets);  // never seen
   std::vector<Carry> carries;
+  SequenceBatch sequences;
+  sequences.batch = batch;
+  sequences.length = sequences.stride = length;
+  sequences.tokens = tokens.data();
   const LanguageModel::Hidden hidden = ForwardTokens(
-      learner.model(), tokens.data(), {batch, length, 0, nullptr}, carries);
+      learner.model(), ChunkData(sequences, {0, 0, length}), carries);
   const Tensor logits = learner.model().Logits(hidden, false);
   int64_t right = 0, all = 0;
   for (int64_t i = 0; i < batch * length; ++i) {

@@ -191,22 +191,21 @@ TEST(StreamedPass, InferenceKeepsOnePackedCopy) {
     model.parameters().AllocateZeros();
     const std::vector<int32_t> tokens(8);
     std::vector<Carry> carries;
-    ChunkInfo chunk;
-    chunk.batch = 1;
+    SequenceBatch batch;
+    batch.batch = 1;
+    batch.length = batch.stride = 8;
+    batch.tokens = tokens.data();
     const auto used = [] {
       return GetMemoryUse(MemoryPart::kParameters).bytes;
     };
     const int64_t before = used();
-    chunk.time = 8;
-    ForwardTokens(model, tokens.data(), chunk, carries);
+    ForwardTokens(model, ChunkData(batch, {0, 0, 8}), carries);
     const int64_t prompt = used() - before;
     EXPECT_GT(prompt, 0);
-    chunk.time = 1;
-    ForwardTokens(model, tokens.data(), chunk, carries);
+    ForwardTokens(model, ChunkData(batch, {0, 0, 1}), carries);
     EXPECT_GT(used(), before);
     EXPECT_LE(used() - before, prompt);
-    chunk.time = 8;
-    ForwardTokens(model, tokens.data(), chunk, carries);
+    ForwardTokens(model, ChunkData(batch, {0, 0, 8}), carries);
     EXPECT_EQ(used() - before, prompt);
   }
 }
@@ -254,10 +253,10 @@ TEST(StreamedPass, PlanKnowsWhatTheLossTakes) {
     Tape tape(true);
     const ChunkData data(batch.view, {0, 0, 200});
     const LanguageModel::Hidden hidden =
-        model.Embed(tape, data.tokens.data(), data.info);
+        model.Embed(tape, data.tokens.as<int32_t>(), data.info);
     ResetMemoryPeaks();
     const int64_t before = GetMemoryUse(MemoryPart::kActivations).bytes;
-    model.Loss(tape, hidden, data.targets.data(), 1);
+    model.Loss(tape, hidden, data.targets.as<int32_t>(), 1);
     const int64_t used = GetMemoryUse(MemoryPart::kActivations).peak - before;
     const auto planned = static_cast<double>(PlanTrainingMemory(recipe).head);
     EXPECT_GT(used, 0.95 * planned);

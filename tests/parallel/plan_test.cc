@@ -317,8 +317,8 @@ TEST(Plan, MemoryIsCheckedAgainstBudgetAndShare) {
   Case c;
   config::Recipe recipe = MakeRecipe(c);
   const MemoryPlan plan = PlanTrainingMemory(recipe);
-  EXPECT_TRUE(CheckMemory(plan, recipe, 4 * plan.total(), 4).ok());
-  absl::Status status = CheckMemory(plan, recipe, 4 * plan.total() - 4, 4);
+  EXPECT_TRUE(CheckMemory(plan, recipe, plan.total(), 4).ok());
+  absl::Status status = CheckMemory(plan, recipe, plan.total() - 1, 4);
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   for (const char* part :
        {"each of 4 ranks", "training.chunk_length", "edge carries"}) {
