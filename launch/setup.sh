@@ -26,6 +26,8 @@ for argument in "$@"; do
     --checks)
       # One version of the formatter: another one would format differently.
       packages+=(ccache clang-14 clang-format-14 clang-tidy-14 git shellcheck)
+      # What stands in for cuBLAS in tests without a GPU.
+      packages+=(libopenblas-dev)
       ;;
     *)
       echo "usage: bash launch/setup.sh [--checks]" >&2

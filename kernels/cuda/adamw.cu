@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "kernels/cuda/adamw.h"
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/device/reduce.cuh"
@@ -49,11 +47,7 @@ LaunchStatus AdamW(const AdamWArgs& args, Stream stream) {
                 stream, args);
 }
 
-int64_t SumOfSquaresWorkspace(int64_t n) {
-  // Enough blocks to fill any GPU, each with some 8 loads a thread.
-  constexpr int64_t kMostParts = 2048, kPart = 8 * kThreads;
-  return std::clamp<int64_t>((n + kPart - 1) / kPart, 1, kMostParts);
-}
+int64_t SumOfSquaresWorkspace(int64_t n) { return PartsFor(n, kThreads); }
 
 LaunchStatus SumOfSquares(const float* x, int64_t n, double* workspace,
                           double* sum, Stream stream) {

@@ -139,7 +139,7 @@ class CudaBackend : public Backend {
   }
   void EmbeddingBackward(const int32_t* tokens, int64_t rows, const float* dout,
                          int64_t vocab, int64_t dim, float* dtable) override {
-    auto* workspace = Workspace<int32_t>(EmbeddingBackwardWorkspace(rows));
+    auto* workspace = Workspace<int32_t>(EmbeddingBackwardWorkspace(rows, vocab));
     Do([&] {
       return cuda::EmbeddingBackward(tokens, rows, dout, vocab, dim, dtable,
                                      workspace, stream());

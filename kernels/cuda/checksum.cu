@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "kernels/cuda/checksum.h"
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/device/reduce.cuh"
@@ -41,9 +39,7 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-int64_t ChecksumWorkspace(int64_t floats) {
-  return std::min<unsigned>(GridFor(floats, kThreads).x, 2048);
-}
+int64_t ChecksumWorkspace(int64_t floats) { return PartsFor(floats, kThreads); }
 
 LaunchStatus Checksum(const float* data, int64_t floats, uint64_t seed,
                       uint64_t* out, uint64_t* workspace, Stream stream) {

@@ -249,9 +249,7 @@ LaunchStatus AddProduct(float* dst, const float* a, const float* b, int64_t n,
                 dst, a, b, n);
 }
 
-int64_t FirstNonFiniteWorkspace(int64_t n) {
-  return std::min<unsigned>(Grid(n).x, 2048);
-}
+int64_t FirstNonFiniteWorkspace(int64_t n) { return PartsFor(n, kThreads); }
 
 LaunchStatus FirstNonFinite(const void* x, DType type, int64_t n,
                             int64_t* result, int64_t* workspace,

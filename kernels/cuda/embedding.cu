@@ -128,54 +128,58 @@ __global__ void __launch_bounds__(kWarpSize)
 
 // --- The sum ----------------------------------------------------------------
 
-// First of the sorted tokens that is at least `token`.
-__device__ __forceinline__ int64_t LowerBound(const int32_t* tokens,
-                                              int64_t rows, int64_t token) {
-  int64_t low = 0, high = rows;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (tokens[middle] < token) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 struct SumArgs {
   const int32_t *tokens, *order;  // sorted
-  int64_t rows, dim;
+  int64_t rows, vocab, dim;
+  int32_t *begin, *end;  // [V]: a token's run in the sorted rows
   const float* dout;
   float* dtable;
 };
+
+__global__ void __launch_bounds__(kThreads)
+    EmbeddingNoRunsKernel(const SumArgs args) {
+  ForEach(args.vocab, [&](int64_t v) { args.begin[v] = args.end[v] = 0; });
+}
+
+__global__ void __launch_bounds__(kThreads)
+    EmbeddingRunsKernel(const SumArgs args) {
+  ForEach(args.rows, [&](int64_t i) {
+    const int32_t token = args.tokens[i];
+    if (i == 0 || args.tokens[i - 1] != token) {
+      args.begin[token] = static_cast<int32_t>(i);
+    }
+    if (i + 1 == args.rows || args.tokens[i + 1] != token) {
+      args.end[token] = static_cast<int32_t>(i + 1);
+    }
+  });
+}
 
 // grid (V, blocks over D).
 __global__ void __launch_bounds__(kThreads)
     EmbeddingSumKernel(const SumArgs args) {
   const int64_t token = blockIdx.x;
-  const int64_t begin = LowerBound(args.tokens, args.rows, token);
-  if (begin == args.rows || args.tokens[begin] != token) return;
-  const int64_t end = LowerBound(args.tokens, args.rows, token + 1);
+  const int begin = args.begin[token], end = args.end[token];
+  if (begin == end) return;
   const int64_t step = gridDim.y * int64_t{kThreads};
   for (int64_t d = blockIdx.y * int64_t{kThreads} + threadIdx.x; d < args.dim;
        d += step) {
     float* to = args.dtable + token * args.dim + d;
     const float* from = args.dout + d;
     float sum = *to;
+    int i = begin;
     // Loads of several rows are on their way at once.
     constexpr int kAhead = 8;
-    for (int64_t i = begin; i < end; i += kAhead) {
+    for (; i + kAhead <= end; i += kAhead) {
       float rows[kAhead];
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
-        rows[k] = i + k < end ? from[args.order[i + k] * args.dim] : 0.0f;
+        rows[k] = from[args.order[i + k] * args.dim];
       }
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        if (i + k < end) sum += rows[k];
-      }
+      for (int k = 0; k < kAhead; ++k) sum += rows[k];
     }
+#pragma unroll 1
+    for (; i < end; ++i) sum += from[args.order[i] * args.dim];
     *to = sum;
   }
 }
@@ -210,8 +214,8 @@ LaunchStatus EmbeddingForward(const int32_t* tokens, int64_t rows,
                 kThreads, 0, stream, tokens, table, dim, out);
 }
 
-int64_t EmbeddingBackwardWorkspace(int64_t rows) {
-  return 4 * rows + kDigits * (RunsOf(rows) + 1);
+int64_t EmbeddingBackwardWorkspace(int64_t rows, int64_t vocab) {
+  return 4 * rows + kDigits * (RunsOf(rows) + 1) + 2 * vocab;
 }
 
 LaunchStatus EmbeddingBackward(const int32_t* tokens, int64_t rows,
@@ -238,7 +242,16 @@ LaunchStatus EmbeddingBackward(const int32_t* tokens, int64_t rows,
     args.order = args.to_order;
     ++pass;
   } while ((vocab - 1) >> (pass * kDigitBits) > 0);
-  const SumArgs sum = {args.tokens, args.order, rows, dim, dout, dtable};
+  int32_t* runs = args.totals + kDigits;
+  const SumArgs sum = {args.tokens, args.order,   rows, vocab, dim,
+                       runs,        runs + vocab, dout, dtable};
+  LaunchStatus status =
+      Launch("embedding_no_runs", EmbeddingNoRunsKernel,
+             GridFor(vocab, kThreads), kThreads, 0, stream, sum);
+  if (!status.ok()) return status;
+  status = Launch("embedding_runs", EmbeddingRunsKernel,
+                  GridFor(rows, kThreads), kThreads, 0, stream, sum);
+  if (!status.ok()) return status;
   const dim3 grid(vocab,
                   std::min<int64_t>((dim + kThreads - 1) / kThreads, 65535));
   return Launch("embedding_sum", EmbeddingSumKernel, grid, kThreads, 0, stream,

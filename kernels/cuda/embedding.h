@@ -2,9 +2,8 @@
 // pointers. REQUIRES R < 2^31 and every token in [0, vocab).
 //
 // Backward sorts the rows by token, stably, eight bits of the token at a time,
-// and gives every row of the table a block that finds its run in the sorted
-// tokens by bisection and adds it in order: the bits of the CPU's sum, without
-// atomics, for R log V + V log R + R D steps.
+// and gives every row of the table a block that adds its run of them in order:
+// the bits of the CPU's sum, without atomics, for R log V + V + R D steps.
 #pragma once
 
 #include "kernels/cuda/launch_status.h"
@@ -17,7 +16,7 @@ LaunchStatus EmbeddingForward(const int32_t* tokens, int64_t rows,
                               Stream stream);
 
 // Elements of the workspace, which need not be initialised.
-int64_t EmbeddingBackwardWorkspace(int64_t rows);
+int64_t EmbeddingBackwardWorkspace(int64_t rows, int64_t vocab);
 LaunchStatus EmbeddingBackward(const int32_t* tokens, int64_t rows,
                                const float* dout, int64_t vocab, int64_t dim,
                                float* dtable, int32_t* workspace,

@@ -42,7 +42,8 @@ TEST_P(CudaEmbeddingTest, GathersAndSumsInOrder) {
     EXPECT_TRUE(cuda::EmbeddingForward(tokens_at, c.rows, mem.In(table), c.dim,
                                        out_at, nullptr)
                     .ok());
-    auto* room = mem.Scratch<int32_t>(cuda::EmbeddingBackwardWorkspace(c.rows));
+    auto* room =
+        mem.Scratch<int32_t>(cuda::EmbeddingBackwardWorkspace(c.rows, c.vocab));
     EXPECT_TRUE(cuda::EmbeddingBackward(tokens_at, c.rows, out_at, c.vocab,
                                         c.dim, mem.InOut(&sum), room, nullptr)
                     .ok());

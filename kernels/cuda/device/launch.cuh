@@ -18,6 +18,14 @@ inline dim3 GridFor(int64_t n, int64_t threads) {
   return dim3(std::clamp<int64_t>((n + threads - 1) / threads, 1, kMostBlocks));
 }
 
+// Blocks of a reduction over n elements, which is as many partial results: some
+// 8 elements a thread, and enough for any GPU.
+inline int64_t PartsFor(int64_t n, int64_t threads) {
+  constexpr int64_t kMostParts = 2048;
+  return std::clamp<int64_t>((n + 8 * threads - 1) / (8 * threads), 1,
+                             kMostParts);
+}
+
 // Blocks of `threads` over columns (x) and, for a loop over rows in steps of
 // gridDim.y, of some 8 rows (y).
 inline dim3 GridForMatrix(int64_t rows, int64_t cols, int64_t threads) {
