@@ -18,8 +18,6 @@ namespace {
 // From published NVLink rates; not measured here.
 constexpr int kNeighbourBlocks = 2;
 constexpr int kIdTag = 0;
-// Neighbours say hello with one of these, of either direction.
-constexpr int64_t kScratchBytes = 256;
 
 class NcclTransfer : public Transfer {
  public:
@@ -133,8 +131,11 @@ class Implementation : public NcclCommunicator {
   // Both connections between `left` and its right neighbour, of which this rank
   // is one.
   absl::Status ConnectEdge(int left, const ncclUniqueId ids[2]);
-  absl::Status Greet(const Channel& channel, bool send, int peer,
-                     const char* direction);
+  // NCCL sets a connection up with its first message; later ones need not wait
+  // for that on the host.
+  absl::Status Greet(const Channel& channel,
+                     std::shared_ptr<NcclOperation> greeting,
+                     NcclTransfer::Start start);
   absl::StatusOr<Channel> Open(const ncclUniqueId& id, int ranks, int rank,
                                int most_blocks, const std::string& with);
   // This rank's connection for messages to (`send`) or from `peer`; nullptr:
@@ -155,7 +156,7 @@ class Implementation : public NcclCommunicator {
   const std::shared_ptr<NcclWorld> world_;
   const int rank_, size_;
   PinnedBlocks pinned_;
-  float* scratch_ = nullptr;  // of the device
+  float* scratch_ = nullptr;  // [size] of the device; numbers of no meaning
   Channel group_;             // all ranks; collectives
   // To and from the right and the left neighbour, by label.direction.
   Channel forward_out_, forward_in_, backward_out_, backward_in_;
@@ -182,22 +183,27 @@ absl::StatusOr<Implementation::Channel> Implementation::Open(
 
 absl::Status Implementation::Connect(bool neighbours) {
   if (size_ == 1) return absl::OkStatus();
-  scratch_ = static_cast<float*>(cuda::MallocDevice(kScratchBytes));
+  scratch_ = static_cast<float*>(
+      cuda::MallocDevice(size_ * static_cast<int64_t>(sizeof(float))));
   if (scratch_ == nullptr) {
     return absl::ResourceExhaustedError("no device memory to connect ranks");
   }
-  const NcclLibrary& nccl = world_->nccl();
   const CommLabel label = {"connecting", -1, -1, ""};
   // The group's, and those of this rank's edge to the right.
   ncclUniqueId group{}, right[2]{}, left[2]{};
-  if (rank_ == 0) nccl.GetUniqueId(&group);
+  if (rank_ == 0) world_->nccl().GetUniqueId(&group);
   absl::Status status = host_.Broadcast(&group, sizeof(group), 0, label);
   if (!status.ok()) return status;
   absl::StatusOr<Channel> channel = Open(
       group, size_, rank_, 0, absl::StrCat("the other ", size_ - 1, " ranks"));
   if (!channel.ok()) return channel.status();
   group_ = *std::move(channel);
-  status = Barrier(label);
+  const NcclLibrary& nccl = world_->nccl();
+  status = Greet(group_, Operation(NcclOperation::kCollective, size_, label),
+                 [&](ncclComm_t comm, cudaStream_t stream) {
+                   return nccl.AllGather(scratch_ + rank_, scratch_, 1,
+                                         ncclFloat32, comm, stream);
+                 });
   if (!status.ok() || !neighbours) return status;
 
   for (ncclUniqueId& id : right) nccl.GetUniqueId(&id);
@@ -225,32 +231,31 @@ absl::Status Implementation::ConnectEdge(int left, const ncclUniqueId ids[2]) {
         Open(ids[forward ? 0 : 1], 2, at_left ? 0 : 1, kNeighbourBlocks,
              absl::StrCat("rank ", peer));
     if (!channel.ok()) return channel.status();
-    const bool send = forward == at_left;
-    absl::Status status = Greet(*channel, send, at_left ? 1 : 0,
-                                forward ? "forward" : "backward");
-    Channel& mine = forward ? (send ? forward_out_ : forward_in_)
-                            : (send ? backward_out_ : backward_in_);
+    Channel& mine = forward ? (at_left ? forward_out_ : forward_in_)
+                            : (at_left ? backward_in_ : backward_out_);
     mine = *std::move(channel);
+    const bool send = forward == at_left;
+    absl::Status status = Greet(
+        mine,
+        Operation(send ? NcclOperation::kSend : NcclOperation::kReceive, peer,
+                  {"connecting", -1, -1, forward ? "forward" : "backward"}),
+        [&](ncclComm_t comm, cudaStream_t stream) {
+          const NcclLibrary& nccl = world_->nccl();
+          const int there = at_left ? 1 : 0;
+          return send ? nccl.Send(scratch_, 1, ncclInt8, there, comm, stream)
+                      : nccl.Recv(scratch_, 1, ncclInt8, there, comm, stream);
+        });
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
-absl::Status Implementation::Greet(const Channel& channel, bool send, int peer,
-                                   const char* direction) {
-  // NCCL connects two ranks with their first message; later none waits for it.
-  const auto kind = send ? NcclOperation::kSend : NcclOperation::kReceive;
-  const auto greeting = Operation(
-      kind, send == (direction[0] == 'f') ? Right(rank_) : Left(rank_),
-      {"connecting", -1, -1, direction});
-  const NcclLibrary& nccl = world_->nccl();
-  NcclTransfer transfer(
-      world_, channel, greeting, [&](ncclComm_t comm, cudaStream_t stream) {
-        return send ? nccl.Send(scratch_, 4, ncclInt8, peer, comm, stream)
-                    : nccl.Recv(scratch_, 4, ncclInt8, peer, comm, stream);
-      });
+absl::Status Implementation::Greet(const Channel& channel,
+                                   std::shared_ptr<NcclOperation> greeting,
+                                   NcclTransfer::Start start) {
+  NcclTransfer transfer(world_, channel, greeting, std::move(start));
   absl::Status status = transfer.Wait();
-  return status.ok() ? world_->WaitOnHost(*greeting) : status;
+  return status.ok() ? world_->WaitOnHost(*channel, *greeting) : status;
 }
 
 const Implementation::Channel* Implementation::ChannelFor(

@@ -123,17 +123,13 @@ absl::StatusOr<std::shared_ptr<NcclChannel>> NcclWorld::Connect(
 }
 
 void NcclWorld::Disconnect(NcclChannel& channel) {
-  for (;;) {
-    std::shared_ptr<NcclOperation> last;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (channel.running.empty()) break;
-      last = channel.running.back();
-    }
-    if (!WaitOnHost(*last).ok()) break;
+  std::shared_ptr<NcclOperation> last;
+  {
     const std::lock_guard<std::mutex> lock(mutex_);
-    channel.running.clear();
+    if (!channel.running.empty()) last = channel.running.back();
   }
+  // If that fails the world is broken.
+  if (last != nullptr) (void)WaitOnHost(channel, *last);
   const std::lock_guard<std::mutex> calls(calls_);
   if (channel.comm != nullptr) {
     // Destroy may wait for the others, without a timeout, unless Finalize has.
@@ -184,14 +180,30 @@ absl::Status NcclWorld::MakeComputeWait(const NcclOperation& operation) {
   return Cuda(operation.end.MakeWait(compute_), operation);
 }
 
-absl::Status NcclWorld::WaitOnHost(const NcclOperation& operation) {
+absl::Status NcclWorld::WaitOnHost(NcclChannel& channel,
+                                   const NcclOperation& operation) {
   while (!is_broken_) {
     const absl::StatusOr<bool> passed = operation.end.Passed();
     if (!passed.ok()) Break(passed.status(), false);
-    if (passed.ok() && *passed) return absl::OkStatus();
+    if (passed.ok() && *passed) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      RemoveUpTo(channel, operation);
+      return absl::OkStatus();
+    }
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   return Health();
+}
+
+void NcclWorld::RemoveUpTo(NcclChannel& channel,
+                           const NcclOperation& operation) {
+  auto& running = channel.running;
+  const auto at = std::find_if(
+      running.begin(), running.end(),
+      [&](const auto& other) { return other.get() == &operation; });
+  if (at == running.end()) return;
+  running.erase(running.begin(), at + 1);
+  last_end_ = Clock::now();
 }
 
 void NcclWorld::PollChannel(NcclChannel& channel) {
@@ -215,11 +227,8 @@ void NcclWorld::PollChannel(NcclChannel& channel) {
     }
     if (!*passed) break;
     const std::lock_guard<std::mutex> lock(mutex_);
-    // Disconnect may have emptied the list.
-    if (channel.running.empty() || channel.running.front() != head) continue;
     if (has_begun) {
-      channel.running.pop_front();
-      last_end_ = Clock::now();
+      RemoveUpTo(channel, *head);
     } else {
       head->has_begun = true;
       head->begun = Clock::now();
@@ -278,10 +287,8 @@ void NcclWorld::Poll() {
   AbortAll();
 }
 
-std::shared_ptr<NcclOperation> NcclWorld::Overdue() const {
+std::shared_ptr<NcclOperation> NcclWorld::Overdue(bool blind) const {
   const Clock::time_point now = Clock::now();
-  // No word from the driver for as long: then what was put in is all we know.
-  const bool blind = now - last_poll_ > timeout_;
   std::shared_ptr<NcclOperation> oldest;
   Clock::time_point since = now - timeout_;
   if (last_end_ > since) return nullptr;
@@ -304,10 +311,14 @@ void NcclWorld::Watch() {
   while (!stop_ && !is_broken_) {
     changed_.wait_for(lock, kPollEvery);
     if (stop_ || is_broken_) break;
-    const std::shared_ptr<NcclOperation> overdue = Overdue();
+    // No word from the driver for as long: then what was put in is all we know.
+    const bool blind = Clock::now() - last_poll_ > timeout_;
+    const std::shared_ptr<NcclOperation> overdue = Overdue(blind);
     if (overdue == nullptr) continue;
     broken_ = absl::DeadlineExceededError(absl::StrCat(
-        overdue->Who(), ": nothing came for ", options_.timeout_seconds, " s"));
+        overdue->Who(), ": nothing came for ", options_.timeout_seconds, " s",
+        blind ? "; nor did the CUDA driver answer, so it may be a later one"
+              : ""));
     tell_ = true;
     is_broken_ = true;
     changed_.notify_all();

@@ -91,7 +91,7 @@ class NcclWorld {
   // What comes into the compute stream waits for the operation's end.
   absl::Status MakeComputeWait(const NcclOperation& operation);
   // Host waits for its end, as long as the world is whole.
-  absl::Status WaitOnHost(const NcclOperation& operation);
+  absl::Status WaitOnHost(NcclChannel& channel, const NcclOperation& operation);
 
  private:
   using Clock = NcclOperation::Clock;
@@ -103,8 +103,10 @@ class NcclWorld {
   void PollChannel(NcclChannel& channel);
   void AbortAll();
   void Watch();
-  // The operation that is overdue, if one is.
-  std::shared_ptr<NcclOperation> Overdue() const;
+  // The operation that is overdue, if one is. `blind`: the poller is stuck.
+  std::shared_ptr<NcclOperation> Overdue(bool blind) const;
+  // This and earlier ones have ended. Under mutex_.
+  void RemoveUpTo(NcclChannel& channel, const NcclOperation& operation);
 
   const NcclLibrary* const nccl_;
   const cuda::Stream compute_;
