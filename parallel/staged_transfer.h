@@ -1,0 +1,57 @@
+// Messages between device memory of ranks that have no connection of NCCL's:
+// through pinned host memory and the host communicator, which keeps tags apart.
+//
+// The host waits: a send for the compute stream to come to where it was called,
+// Wait for the message.
+//
+// Thread safety: as the host communicator.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/runtime.h"
+#include "parallel/communicator.h"
+
+namespace carry {
+
+// Pinned host memory that may still be in use by copies of the device.
+class PinnedBlocks {
+ public:
+  PinnedBlocks() = default;
+  ~PinnedBlocks();
+  PinnedBlocks(const PinnedBlocks&) = delete;
+  PinnedBlocks& operator=(const PinnedBlocks&) = delete;
+
+  // nullptr if there is none left.
+  void* Take(int64_t bytes);
+  void GiveBack(void* block);
+  // GiveBack once `stream` has come to this point.
+  absl::Status GiveBackAfter(void* block, cuda::Stream stream);
+
+ private:
+  void FreePassed();
+  struct Block {
+    void* memory;
+    cuda::Event last_use;
+  };
+  std::deque<Block> in_use_;
+};
+
+// `data` is device memory; `blocks` outlives the transfer.
+std::unique_ptr<Transfer> StagedSend(Communicator& host, PinnedBlocks& blocks,
+                                     cuda::Stream compute, const void* data,
+                                     int64_t bytes, int to, int tag,
+                                     const CommLabel& label);
+std::unique_ptr<Transfer> StagedReceive(Communicator& host,
+                                        PinnedBlocks& blocks,
+                                        cuda::Stream compute, void* data,
+                                        int64_t bytes, int from, int tag,
+                                        const CommLabel& label);
+
+// Did nothing, or failed to start.
+std::unique_ptr<Transfer> FinishedTransfer(absl::Status status);
+
+}  // namespace carry
