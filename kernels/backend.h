@@ -131,6 +131,9 @@ class Backend {
   virtual void AddProduct(float* dst, const float* a, const float* b,
                           int64_t n) = 0;
   virtual void NegativeExp(const float* x, float* y, int64_t n) = 0;
+  // *out, in this device's memory, is a checksum of the floats' bits, the same
+  // on all machines; kernels/checksum.h.
+  virtual void Checksum(const float* x, int64_t n, uint64_t* out) = 0;
   virtual absl::StatusOr<int64_t> FirstNonFinite(const void* x, DType type,
                                                  int64_t n) = 0;
 };

@@ -1,6 +1,9 @@
 #include "launch/ranks.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <thread>
 #include <utility>
@@ -9,11 +12,13 @@
 #include "absl/strings/str_cat.h"
 #include "framework/memory.h"
 #include "framework/train/training_data.h"
+#include "kernels/cuda/backend.h"
 #include "kernels/parallel_for.h"
 #include "launch/device.h"
 #include "launch/rates.h"
 #include "launch/recipe.h"
 #include "parallel/mesh.h"
+#include "parallel/nccl_communicator.h"
 
 namespace carry {
 namespace {
@@ -38,6 +43,31 @@ absl::Status SettleSchedule(MpiWorld& world, const RankRates& rates,
                                                {"schedule", -1, -1, ""});
   parallel.set_schedule(static_cast<config::Parallel::Schedule>(schedule));
   return status;
+}
+
+// What main cannot report because it waits for a device or a rank that will not
+// answer. If it can, it does so sooner.
+void EndWhenStuck(const absl::Status& status) {
+  std::this_thread::sleep_for(std::chrono::seconds(5));
+  std::fprintf(stderr, "carry: error: %s\n",
+               std::string(status.message()).c_str());
+  std::_Exit(1);  // mpirun then ends the others.
+}
+
+// Between GPUs; nullptr where messages go through the host.
+absl::StatusOr<std::unique_ptr<Communicator>> ConnectGpus(
+    const MpiWorld& world, const config::Recipe& recipe) {
+  if (recipe.device() != config::Recipe::CUDA || world.world->size() == 1 ||
+      recipe.parallel().transport() == config::Parallel::MPI) {
+    return nullptr;
+  }
+  NcclOptions options;
+  options.timeout_seconds = recipe.parallel().timeout_seconds();
+  options.neighbours = false;  // Carries go between ranks of a sequence.
+  options.on_failure = EndWhenStuck;
+  return NcclCommunicator::Create(*world.world,
+                                  cuda::StreamOf(BackendOf(Device::kCuda)),
+                                  std::move(options));
 }
 
 }  // namespace
@@ -85,8 +115,12 @@ absl::StatusOr<Ranks> JoinRanks(MpiWorld world, const config::Recipe& recipe,
   ranks.rates = *rates;
   status = SettleSchedule(world, ranks.rates, &ranks.recipe);
   if (!status.ok()) return status;
-  absl::StatusOr<std::unique_ptr<Mesh>> mesh = Mesh::Create(
-      std::move(world.world), ranks.recipe.parallel(), world.local_size);
+  absl::StatusOr<std::unique_ptr<Communicator>> gpus =
+      ConnectGpus(world, ranks.recipe);
+  if (!gpus.ok()) return gpus.status();
+  absl::StatusOr<std::unique_ptr<Mesh>> mesh =
+      Mesh::Create(std::move(world.world), ranks.recipe.parallel(),
+                   world.local_size, *std::move(gpus));
   if (!mesh.ok()) return mesh.status();
   ranks.distribution = *std::move(mesh);
   return ranks;

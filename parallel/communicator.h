@@ -25,6 +25,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/backend.h"
 
 namespace carry {
 
@@ -68,6 +69,11 @@ class Communicator {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  // Whose memory buffers are in. On a GPU's, calls do not wait for it
+  // (parallel/nccl_communicator.h).
+  virtual Device memory() const { return Device::kCpu; }
+  // The error that broke the communicator, as far as it is known. Never waits.
+  virtual absl::Status Health() const { return absl::OkStatus(); }
 
   // Point to point, asynchronous. A message meets the receive with the same
   // tag; those of one tag between two ranks arrive in order. `bytes` must be

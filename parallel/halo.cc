@@ -96,8 +96,8 @@ struct HaloExchange::Messages {
   void Send(Message& m) {
     const Stamp stamp = halo.StampOf(kind, halo.comm_.rank());
     m.sealed.Seal(stamp);
-    m.sealed.transfer() = halo.comm_.Send(m.data(), m.sealed.bytes(), m.peer,
-                                          tag, stamp.Label());
+    m.sealed.transfer() =
+        halo.comm_.Send(m.data(), m.sealed.bytes(), m.peer, tag, stamp.Label());
   }
   // Afterwards what came may be used.
   absl::Status WaitForReceives() {
@@ -125,7 +125,8 @@ struct HaloExchange::Messages {
 
   Message& Add(std::vector<Message>& list, int peer, Part inputs) {
     const int64_t each = halo.batch_.batch * halo.channels_;
-    list.push_back({peer, inputs, SealedMessage(inputs.size() * each)});
+    list.push_back({peer, inputs,
+                    SealedMessage(halo.comm_, inputs.size() * each, nullptr)});
     return list.back();
   }
 
@@ -159,8 +160,7 @@ absl::Status HaloExchange::Forward(const Tensor& source,
   const int me = comm_.rank();
   const ChunkSpan& span = spans_[me];
   Messages messages(*this, SealKind::kHalo);
-  absl::StatusOr<LastRows> tail =
-      LastRows::Load(source, batch_.batch, width_);
+  absl::StatusOr<LastRows> tail = LastRows::Load(source, batch_.batch, width_);
   if (!tail.ok()) return tail.status();
   absl::StatusOr<Tensor> host_halo = halo.defined() ? halo.ToHost() : halo;
   if (!host_halo.ok()) return host_halo.status();

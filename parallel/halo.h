@@ -19,9 +19,9 @@ namespace carry {
 
 class HaloExchange {
  public:
-  // One layer's, in a pass. `spans` by rank, those without tokens last; this
-  // rank has some. `shape` is [E, W]. Everything passed by reference is to
-  // outlive it.
+  // One layer's, in a pass, by messages in host memory. `spans` by rank, those
+  // without tokens last; this rank has some. `shape` is [E, W]. Everything
+  // passed by reference is to outlive it.
   HaloExchange(Communicator& comm, const std::vector<ChunkSpan>& spans,
                const SequenceBatch& batch, uint32_t pass, int64_t layer,
                const Shape& shape)

@@ -30,11 +30,26 @@ std::vector<Part> Slices(const Range& bucket, int ranks) {
   return parts;
 }
 
-// Elements of a host copy to where they came from.
+// The tensor itself or a copy that messages of `comm` can be in.
+absl::StatusOr<Tensor> InMemoryOf(const Communicator& comm, const Tensor& t) {
+  if (comm.memory() == t.device()) return t;
+  return t.ToHost();
+}
+
+// Elements of such a copy to where they came from.
 void CopyBack(const Tensor& host, const Part& part, const Tensor& to) {
-  if (to.device() == Device::kCpu) return;  // `host` is `to`.
+  if (host.device() == to.device()) return;  // It is `to`.
   to.backend().FromHost(to.f32() + part.begin, host.f32() + part.begin,
                         part.size() * sizeof(float));
+}
+
+CommCounters SumCounters(const Communicator& a, const Communicator* b) {
+  CommCounters sum = a.counters();
+  if (b != nullptr) {
+    sum.messages += b->counters().messages;
+    sum.bytes += b->counters().bytes;
+  }
+  return sum;
 }
 
 // "1 x 6, 2 x 3, 3 x 2, 6 x 1"
@@ -84,7 +99,7 @@ absl::Status CheckMeshSize(const config::Parallel& config, int ranks) {
 
 absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(
     std::unique_ptr<Communicator> world, const config::Parallel& config,
-    int local_size) {
+    int local_size, std::unique_ptr<Communicator> device_world) {
   CARRY_CHECK(config.schedule() != config::Parallel::AUTO);
   absl::Status status = CheckMeshSize(config, world->size());
   if (!status.ok()) return status;
@@ -92,8 +107,33 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(
   absl::StatusOr<std::unique_ptr<Communicator>> group =
       world->Split(world->rank() / s, world->rank() % s);
   if (!group.ok()) return group.status();
-  return std::unique_ptr<Mesh>(
+  std::unique_ptr<Mesh> mesh(
       new Mesh(std::move(world), *std::move(group), config, local_size));
+  if (device_world == nullptr) return mesh;
+  group = device_world->Split(mesh->rank() / s, mesh->rank() % s);
+  if (!group.ok()) return group.status();
+  mesh->device_world_ = std::move(device_world);
+  mesh->device_sequence_ = *std::move(group);
+  return mesh;
+}
+
+CommCounters Mesh::sequence_counters() const {
+  return SumCounters(*sequence_, device_sequence_.get());
+}
+
+CommCounters Mesh::world_counters() const {
+  return SumCounters(*world_, device_world_.get());
+}
+
+absl::Status Mesh::Settle(const ParameterStore& store) {
+  if (device_world_ == nullptr) return absl::OkStatus();
+  // An error of the communicators is the reason for one of the device.
+  const absl::Status done = store.values().backend().Synchronize();
+  for (Communicator* comm : {device_sequence_.get(), device_world_.get()}) {
+    absl::Status status = comm->Health();
+    if (!status.ok()) return status;
+  }
+  return done;
 }
 
 Range Mesh::Rows(int64_t batch_size) const {
@@ -118,7 +158,9 @@ int64_t Mesh::Pieces(int64_t length, int64_t chunk_length) const {
 absl::StatusOr<PassOutcome> Mesh::RunPass(LanguageModel& model,
                                           const PassRequest& request) {
   if (sequence_->size() == 1) return SingleRank().RunPass(model, request);
-  if (Prefix()) return RunPrefixPass(model, request, *sequence_, passes_++);
+  if (Prefix())
+    return RunPrefixPass(model, request, *sequence_, bulk_sequence(),
+                         passes_++);
   absl::StatusOr<std::vector<PassOutcome>> outcomes =
       RunTogether(model, {&request});
   if (!outcomes.ok()) return outcomes.status();
@@ -168,7 +210,7 @@ absl::StatusOr<std::vector<PassOutcome>> Mesh::RunTogether(
     options.pass = passes_++;
     options.initial = request->initial;
     exchanges.push_back(std::make_unique<WavefrontExchange>(
-        *sequence_, model, std::move(options)));
+        bulk_sequence(), model, std::move(options)));
     passes.push_back({request->batch, exchanges.back().get()});
     widest = std::max(widest, request->batch.batch);
   }
@@ -210,13 +252,13 @@ absl::Status Mesh::StartReduce(ParameterStore& store, int64_t bucket) {
   info.layer = bucket - 1;
   const Span span(info);
   const Range range = store.buckets()[bucket];
-  absl::StatusOr<Tensor> gradients =
-      store.grads().Slice(range.begin, {range.size()}).ToHost();
+  const absl::StatusOr<Tensor> gradients = InMemoryOf(
+      bulk_world(), store.grads().Slice(range.begin, {range.size()}));
   if (!gradients.ok()) return gradients.status();
   Reduction reduction = {range, *gradients, nullptr};
-  reduction.transfer =
-      world_->ReduceScatter(gradients->f32(), Slices({0, range.size()}, size()),
-                            {"gradient reduction", bucket - 1, -1, "backward"});
+  reduction.transfer = bulk_world().ReduceScatter(
+      gradients->f32(), Slices({0, range.size()}, size()),
+      {"gradient reduction", bucket - 1, -1, "backward"});
   reducing_.push_back(std::move(reduction));
   --next_bucket_;
   return absl::OkStatus();
@@ -244,7 +286,7 @@ absl::Status Mesh::FinishReduce(ParameterStore& store) {
         store.grads().Slice(reduction.bucket.begin, {reduction.bucket.size()}));
   }
   reducing_.clear();
-  return absl::OkStatus();
+  return Settle(store);
 }
 
 absl::Status Mesh::GatherParameters(ParameterStore& store) {
@@ -253,13 +295,13 @@ absl::Status Mesh::GatherParameters(ParameterStore& store) {
   for (size_t b = 0; b < store.buckets().size(); ++b) {
     const Range range = store.buckets()[b];
     const Tensor values = store.values().Slice(range.begin, {range.size()});
-    const absl::StatusOr<Tensor> host = values.ToHost();
-    if (!host.ok()) return host.status();
-    absl::Status status = world_->AllGatherParts(
-        host->f32(), Slices({0, range.size()}, size()),
+    const absl::StatusOr<Tensor> all = InMemoryOf(bulk_world(), values);
+    if (!all.ok()) return all.status();
+    absl::Status status = bulk_world().AllGatherParts(
+        all->f32(), Slices({0, range.size()}, size()),
         {"parameter gather", static_cast<int64_t>(b) - 1, -1, ""});
     if (!status.ok()) return status;
-    CopyBack(*host, {0, range.size()}, values);
+    CopyBack(*all, {0, range.size()}, values);
   }
   store.Changed();
   ++updates_;
@@ -269,9 +311,12 @@ absl::Status Mesh::GatherParameters(ParameterStore& store) {
 }
 
 absl::Status Mesh::CheckParameters(const ParameterStore& store) {
-  const absl::StatusOr<Tensor> values = store.values().ToHost();
-  if (!values.ok()) return values.status();
-  const uint64_t mine = XXH3_64bits(values->data(), values->bytes());
+  const Tensor sum = Tensor::Empty({1}, DType::kI64);
+  const Tensor& values = store.values();
+  values.backend().Checksum(values.f32(), values.size(), sum.as<uint64_t>());
+  uint64_t mine;
+  absl::Status status = sum.backend().ToHost(&mine, sum.data(), sizeof(mine));
+  if (!status.ok()) return status;
   return CheckEqual(absl::StrCat("parameters after update ", updates_),
                     absl::StrCat(absl::Hex(mine)));
 }

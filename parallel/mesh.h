@@ -34,9 +34,12 @@ class Mesh : public Distribution {
   // Collective over `world`. Errors of CheckMeshSize. REQUIRES a schedule other
   // than AUTO (parallel/plan.h). `local_size`: of the world, on this
   // machine.
+  //
+  // `device_world`, of the same ranks, carries gradients, weights, carries and
+  // summaries where those are on GPUs; without it they go through `world`.
   static absl::StatusOr<std::unique_ptr<Mesh>> Create(
       std::unique_ptr<Communicator> world, const config::Parallel& config,
-      int local_size = 1);
+      int local_size = 1, std::unique_ptr<Communicator> device_world = nullptr);
 
   int rank() const override { return world_->rank(); }
   int size() const override { return world_->size(); }
@@ -63,8 +66,8 @@ class Mesh : public Distribution {
                           const std::string& text) override;
 
   // Bytes that this rank sent: carries, and everything else.
-  CommCounters sequence_counters() const { return sequence_->counters(); }
-  CommCounters world_counters() const { return world_->counters(); }
+  CommCounters sequence_counters() const;
+  CommCounters world_counters() const;
 
  private:
   Mesh(std::unique_ptr<Communicator> world,
@@ -74,6 +77,15 @@ class Mesh : public Distribution {
         sequence_(std::move(sequence)),
         config_(config),
         local_size_(local_size) {}
+  // For numbers of tensors.
+  Communicator& bulk_world() {
+    return device_world_ != nullptr ? *device_world_ : *world_;
+  }
+  Communicator& bulk_sequence() {
+    return device_sequence_ != nullptr ? *device_sequence_ : *sequence_;
+  }
+  // What a device's communicators have found, once the device has come to here.
+  absl::Status Settle(const ParameterStore& store);
   // Contiguous shards; WAVEFRONT otherwise. One rank needs no schedule.
   bool Prefix() const {
     return config_.schedule() == config::Parallel::PREFIX &&
@@ -86,11 +98,12 @@ class Mesh : public Distribution {
 
   std::unique_ptr<Communicator> world_;
   std::unique_ptr<Communicator> sequence_;  // ranks of this data index
+  std::unique_ptr<Communicator> device_world_, device_sequence_;
   config::Parallel config_;
   int local_size_;
   int64_t next_bucket_ = -1;  // to reduce next; -1: none is under way
-  // A bucket's gradients on their way, in the host's memory: the store's own
-  // or, from a GPU, copies.
+  // A bucket's gradients on their way: the store's own or, where messages of a
+  // GPU's are in host memory, copies.
   struct Reduction {
     Range bucket;
     Tensor gradients;

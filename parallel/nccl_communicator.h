@@ -71,8 +71,7 @@ class NcclCommunicator : public Communicator {
   static absl::StatusOr<std::unique_ptr<NcclCommunicator>> Create(
       Communicator& host, cuda::Stream compute, NcclOptions options);
 
-  // OK, or the error that broke the world. Never waits.
-  virtual absl::Status Health() const = 0;
+  Device memory() const override { return Device::kCuda; }
   // The same ranks, for messages in host memory.
   virtual Communicator& host() = 0;
 };

@@ -25,7 +25,7 @@ struct RecordedLayer {
 class PrefixPass {
  public:
   PrefixPass(LanguageModel& model, const PassRequest& request,
-             Communicator& sequence, uint32_t pass);
+             Communicator& sequence, Communicator& summaries, uint32_t pass);
   absl::StatusOr<PassOutcome> Run();
 
  private:
@@ -62,6 +62,8 @@ class PrefixPass {
   LanguageModel& model_;
   const PassRequest& request_;
   Communicator& comm_;
+  Communicator& summaries_;
+  SealChecks checks_;
   const uint32_t pass_;
   std::vector<ChunkSpan> spans_;  // by rank
   int last_;                      // the last rank with tokens
@@ -77,10 +79,13 @@ class PrefixPass {
 };
 
 PrefixPass::PrefixPass(LanguageModel& model, const PassRequest& request,
-                       Communicator& sequence, uint32_t pass)
+                       Communicator& sequence, Communicator& summaries,
+                       uint32_t pass)
     : model_(model),
       request_(request),
       comm_(sequence),
+      summaries_(summaries),
+      checks_(sequence.rank()),
       pass_(pass),
       inputs_(model.layers()),
       carries_(model.layers()),
@@ -106,7 +111,7 @@ absl::StatusOr<std::vector<Tensor>> PrefixPass::Gather(int64_t layer,
                                                        SealKind kind,
                                                        const Tensor& own) {
   Stamp stamp = {kind, pass_, layer, comm_.rank(), comm_.rank()};
-  const SealedMessage message(own.size());
+  const SealedMessage message(summaries_, own.size(), nullptr);
   absl::Status status = message.Pack(own, stamp);
   if (!status.ok()) return status;
   CommLabel label = stamp.Label();
@@ -115,21 +120,23 @@ absl::StatusOr<std::vector<Tensor>> PrefixPass::Gather(int64_t layer,
   info.direction = label.direction;
   info.layer = layer;
   const Span span(info);
-  const int64_t size = own.size(), floats = size + kSealFloats;
-  const Tensor gathered =
-      Tensor::Empty({comm_.size() * floats}, DType::kF32, MemoryPart::kCarries,
-                    Device::kCpu);
-  status = comm_.AllGather(message.data(), message.bytes(), gathered.data(),
-                           label);
+  const int64_t size = own.size(), floats = message.bytes() / 4;
+  const Device memory = summaries_.memory();
+  const Tensor gathered = Tensor::Empty({comm_.size() * floats}, DType::kF32,
+                                        MemoryPart::kCarries, memory);
+  status = summaries_.AllGather(message.data(), message.bytes(),
+                                gathered.data(), label);
   std::vector<Tensor> all;
   for (int r = 0; r < comm_.size() && status.ok(); ++r) {
     const Tensor theirs = gathered.Slice(r * floats, {size});
-    if (r != comm_.rank()) {
-      stamp.chunk = stamp.sender = r;
-      status = CheckSeal(stamp, comm_.rank(), theirs.f32(), size,
-                         theirs.f32() + size);
+    const float* seal = theirs.f32() + (floats - kSealFloats);
+    stamp.chunk = stamp.sender = r;
+    if (memory != Device::kCpu) {
+      status = checks_.Add(stamp, theirs, seal);
+    } else if (r != comm_.rank()) {
+      status = CheckSeal(stamp, comm_.rank(), theirs.f32(), size, seal);
     }
-    all.push_back(own.device() == Device::kCpu
+    all.push_back(own.device() == memory
                       ? theirs
                       : Tensor::FromHost(theirs.data(), {size}, DType::kF32,
                                          MemoryPart::kCarries));
@@ -273,9 +280,8 @@ absl::Status PrefixPass::Backward(std::vector<double>* nll) {
     const Span span({.category = "pass", .name = "head"});
     Tape tape(true);
     tape.SetObserver(request_.options.observer);
-    const Tensor losses =
-        model_.Loss(tape, above, data_->targets.as<int32_t>(),
-                    request_.options.loss_weight);
+    const Tensor losses = model_.Loss(tape, above, data_->targets.as<int32_t>(),
+                                      request_.options.loss_weight);
     absl::Status status = tape.RunBackward();
     if (status.ok()) status = SumRows(losses, batch(), nll->data());
     if (!status.ok()) return status;
@@ -338,7 +344,7 @@ absl::StatusOr<std::vector<Carry>> PrefixPass::Final() {
   for (int64_t l = 0; l < model_.layers(); ++l) {
     const int tag = static_cast<int>(l);
     const int64_t size = batch() * CarrySize(model_.carry_spec(l));
-    SealedMessage& message = messages.emplace_back(size);
+    SealedMessage& message = messages.emplace_back(comm_, size, nullptr);
     if (comm_.rank() == 0) {
       message.transfer() = comm_.Receive(message.data(), message.bytes(), last_,
                                          tag, stamp(l).Label());
@@ -346,8 +352,8 @@ absl::StatusOr<std::vector<Carry>> PrefixPass::Final() {
     }
     absl::Status status = message.Pack(final_[l].flat(), stamp(l));
     if (!status.ok()) return status;
-    message.transfer() = comm_.Send(message.data(), message.bytes(), 0, tag,
-                                    stamp(l).Label());
+    message.transfer() =
+        comm_.Send(message.data(), message.bytes(), 0, tag, stamp(l).Label());
   }
   for (SealedMessage& message : messages) {
     absl::Status status = message.transfer()->Wait();
@@ -373,6 +379,8 @@ absl::StatusOr<PassOutcome> PrefixPass::Run() {
     status = Backward(&sums);
     if (!status.ok()) return status;
   }
+  absl::Status status = checks_.Finish();
+  if (!status.ok()) return status;
   PassOutcome outcome;
   outcome.nll = ByRow(sums, {mine_}, batch(), comm_.size());
   if (!request_.want_final) return outcome;
@@ -393,6 +401,7 @@ ChunkSpan PrefixShard(int64_t length, int ranks, int rank) {
 absl::StatusOr<PassOutcome> RunPrefixPass(LanguageModel& model,
                                           const PassRequest& request,
                                           Communicator& sequence,
+                                          Communicator& summaries,
                                           uint32_t pass) {
   CARRY_CHECK(sequence.size() > 1 && request.batch.length > 0);
   for (int64_t l = 0; l < model.layers(); ++l) {
@@ -402,7 +411,7 @@ absl::StatusOr<PassOutcome> RunPrefixPass(LanguageModel& model,
           "of a shard; set parallel.schedule to WAVEFRONT");
     }
   }
-  return PrefixPass(model, request, sequence, pass).Run();
+  return PrefixPass(model, request, sequence, summaries, pass).Run();
 }
 
 }  // namespace carry

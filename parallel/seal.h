@@ -2,7 +2,7 @@
 //
 // A sealed message is fp32 numbers and, behind them, 32 bytes:
 //
-//   0   8  XXH3-64 of the numbers' bytes
+//   0   8  XXH3-64 of the numbers' bytes, or between GPUs kernels/checksum.h
 //   8   8  chunk (PREFIX: shard of the sender)
 //   16  4  pass, counted by every rank from the start of the run
 //   20  4  layer
@@ -45,6 +45,9 @@ struct Stamp {
 };
 
 constexpr int64_t kSealFloats = kSealBytes / 4;
+// What of a seal follows the checksum.
+constexpr int64_t kStampBytes = kSealBytes - 8;
+void WriteStamp(const Stamp& stamp, void* to);
 
 // Writes the seal of `data` to `seal`, kSealBytes, which may be unaligned.
 void WriteSeal(const Stamp& stamp, const float* data, int64_t floats,
@@ -54,5 +57,8 @@ void WriteSeal(const Stamp& stamp, const float* data, int64_t floats,
 // is marked as, if the seal is not the one that is due.
 absl::Status CheckSeal(const Stamp& due, int receiver, const float* data,
                        int64_t floats, const void* seal);
+// The same where `checksum` is that of what came.
+absl::Status CheckSeal(const Stamp& due, int receiver, uint64_t checksum,
+                       const void* seal);
 
 }  // namespace carry

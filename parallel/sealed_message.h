@@ -1,11 +1,17 @@
 // Numbers on their way between ranks, with their seal (parallel/seal.h), in
 // memory that the communicator reaches.
 //
-// Where tensors are on a GPU and the communicator's messages in host memory,
-// packing and unpacking copy between the two.
+// Three ways, by where tensors and messages are:
+//   both in host memory    the seal is checked when the numbers have come
+//   tensors on a GPU,      packing and unpacking copy, and wait for the GPU
+//   messages on the host
+//   both on a GPU          nothing waits: the GPU makes the checksums, and what
+//                          came is compared later, by SealChecks::Finish
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "framework/tensor.h"
@@ -14,45 +20,54 @@
 
 namespace carry {
 
+// Seals of messages that came to a GPU, to be compared when the host waits for
+// it anyway; at the latest before their numbers change a weight.
+class SealChecks {
+ public:
+  explicit SealChecks(int receiver) : receiver_(receiver) {}
+
+  // Queues the checksum of `numbers` beside their seal.
+  absl::Status Add(const Stamp& due, const Tensor& numbers, const void* seal);
+  // Waits; kDataLoss as CheckSeal for the first that is not what is due.
+  absl::Status Finish();
+
+ private:
+  static constexpr int64_t kMost = 256;
+  static constexpr int64_t kEach = kSealBytes + 8;  // seal, checksum
+
+  int receiver_;
+  Tensor found_;  // uint8 [kMost, kEach]
+  std::vector<Stamp> due_;
+};
+
 class SealedMessage {
  public:
-  explicit SealedMessage(int64_t floats)
-      : memory_(Tensor::Empty({floats + kSealFloats}, DType::kF32,
-                              MemoryPart::kCarries, Device::kCpu)) {}
+  // Of `floats` numbers, in memory of `comm`. `checks`, for messages on a GPU,
+  // outlives the message.
+  SealedMessage(const Communicator& comm, int64_t floats, SealChecks* checks);
 
   float* data() const { return memory_.f32(); }
-  int64_t floats() const { return memory_.size() - kSealFloats; }
+  int64_t floats() const { return floats_; }
   int64_t bytes() const { return memory_.bytes(); }
   std::unique_ptr<Transfer>& transfer() { return transfer_; }
 
-  // The numbers of a dense tensor, sealed. Waits for them.
-  absl::Status Pack(const Tensor& numbers, const Stamp& stamp) const {
-    absl::Status status = numbers.backend().ToHost(data(), numbers.data(),
-                                                   floats() * sizeof(float));
-    if (status.ok()) Seal(stamp);
-    return status;
-  }
-  // Seals what was written to data().
-  void Seal(const Stamp& stamp) const {
-    WriteSeal(stamp, data(), floats(), data() + floats());
-  }
-  // kDataLoss if the seal is not the one that is due for data().
-  absl::Status Check(const Stamp& due, int receiver) const {
-    return CheckSeal(due, receiver, data(), floats(), data() + floats());
-  }
-  // The numbers into a dense tensor, after Check of what lies where they will
-  // be used.
+  // The numbers of a dense tensor, sealed.
+  absl::Status Pack(const Tensor& numbers, const Stamp& stamp) const;
+  // The numbers into a dense tensor; kDataLoss, now or from SealChecks, if the
+  // seal is not the one that is due for what lies there.
   absl::Status Unpack(const Stamp& due, int receiver,
-                      const Tensor& numbers) const {
-    const int64_t size = floats();
-    numbers.backend().FromHost(numbers.data(), data(), size * sizeof(float));
-    const float* used =
-        numbers.device() == Device::kCpu ? numbers.f32() : data();
-    return CheckSeal(due, receiver, used, size, data() + size);
-  }
+                      const Tensor& numbers) const;
+
+  // For messages in host memory: seals, or checks, what is at data().
+  void Seal(const Stamp& stamp) const;
+  absl::Status Check(const Stamp& due, int receiver) const;
 
  private:
+  char* seal() const { return memory_.as<char>() + seal_at_; }
+
+  int64_t floats_, seal_at_;
   Tensor memory_;
+  SealChecks* checks_;
   std::unique_ptr<Transfer> transfer_;
 };
 

@@ -27,6 +27,7 @@ WavefrontExchange::WavefrontExchange(Communicator& sequence,
     : sequence_(sequence),
       model_(model),
       options_(std::move(options)),
+      checks_(sequence.rank()),
       final_(model.layers()),
       receiving_(model.layers()) {
   CARRY_CHECK(sequence.size() > 1 && options_.slot < kMaxPassesInFlight);
@@ -43,7 +44,8 @@ int WavefrontExchange::Tag(int64_t layer, SealKind kind) const {
 std::unique_ptr<SealedMessage> WavefrontExchange::StartReceive(
     const Stamp& stamp) {
   auto message = std::make_unique<SealedMessage>(
-      options_.batch * CarrySize(model_.carry_spec(stamp.layer)));
+      sequence_, options_.batch * CarrySize(model_.carry_spec(stamp.layer)),
+      &checks_);
   message->transfer() =
       sequence_.Receive(message->data(), message->bytes(), stamp.sender,
                         Tag(stamp.layer, stamp.kind), stamp.Label());
@@ -88,12 +90,12 @@ absl::Status WavefrontExchange::Send(SealKind kind, int64_t layer,
   // Sealed with the chunk that will use it.
   const Stamp stamp = StampOf(kind, layer, chunk, sequence_.rank());
   const Span span(SpanOf("message", "send carry", stamp, to));
-  auto message = std::make_unique<SealedMessage>(carry.flat().size());
+  auto message =
+      std::make_unique<SealedMessage>(sequence_, carry.flat().size(), &checks_);
   absl::Status status = message->Pack(carry.flat(), stamp);
   if (!status.ok()) return status;
-  message->transfer() =
-      sequence_.Send(message->data(), message->bytes(), to, Tag(layer, kind),
-                     stamp.Label());
+  message->transfer() = sequence_.Send(message->data(), message->bytes(), to,
+                                       Tag(layer, kind), stamp.Label());
   sending_.push_back(std::move(message));
   while (!sending_.empty() && sending_.front()->transfer()->Done()) {
     sending_.pop_front();
@@ -137,8 +139,8 @@ absl::StatusOr<std::vector<Carry>> WavefrontExchange::Finish(bool want_final) {
       final = std::move(final_);
     } else {
       for (int64_t l = 0; l < model_.layers(); ++l) {
-        absl::Status status = Send(SealKind::kFinalCarry, l,
-                                   options_.chunks - 1, 0, final_[l]);
+        absl::Status status =
+            Send(SealKind::kFinalCarry, l, options_.chunks - 1, 0, final_[l]);
         if (!status.ok()) return status;
       }
     }
@@ -156,6 +158,8 @@ absl::StatusOr<std::vector<Carry>> WavefrontExchange::Finish(bool want_final) {
     if (!status.ok()) return status;
     sending_.pop_front();
   }
+  absl::Status status = checks_.Finish();
+  if (!status.ok()) return status;
   return final;
 }
 

@@ -70,6 +70,7 @@ class WavefrontExchange : public CarryExchange {
   Communicator& sequence_;
   const LanguageModel& model_;
   Options options_;
+  SealChecks checks_;
   std::vector<Carry> final_;  // by layer, on the last chunk's rank
   std::vector<std::unique_ptr<SealedMessage>> receiving_;  // by layer
   std::deque<std::unique_ptr<SealedMessage>> sending_;

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/checksum.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
@@ -92,8 +93,7 @@ class Cpu : public Backend {
     carry::CausalConv1dBackward(args, grad);
   }
   void CrossEntropy(const ConstMatView& logits, const int32_t* targets,
-                    float weight, const MatView& dlogits,
-                    float* nll) override {
+                    float weight, const MatView& dlogits, float* nll) override {
     carry::CrossEntropy(logits, targets, weight, dlogits, nll);
   }
   void EmbeddingForward(const int32_t* tokens, int64_t rows, const float* table,
@@ -161,6 +161,9 @@ class Cpu : public Backend {
   }
   void NegativeExp(const float* x, float* y, int64_t n) override {
     carry::NegativeExp(x, y, n);
+  }
+  void Checksum(const float* x, int64_t n, uint64_t* out) override {
+    *out = carry::Checksum(x, n, /*seed=*/0);
   }
   absl::StatusOr<int64_t> FirstNonFinite(const void* x, DType type,
                                          int64_t n) override {

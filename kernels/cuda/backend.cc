@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/adamw.h"
 #include "kernels/cuda/causal_conv1d.h"
+#include "kernels/cuda/checksum.h"
 #include "kernels/cuda/cross_entropy.h"
 #include "kernels/cuda/cublas.h"
 #include "kernels/cuda/elementwise.h"
@@ -139,7 +140,8 @@ class CudaBackend : public Backend {
   }
   void EmbeddingBackward(const int32_t* tokens, int64_t rows, const float* dout,
                          int64_t vocab, int64_t dim, float* dtable) override {
-    auto* workspace = Workspace<int32_t>(EmbeddingBackwardWorkspace(rows, vocab));
+    auto* workspace =
+        Workspace<int32_t>(EmbeddingBackwardWorkspace(rows, vocab));
     Do([&] {
       return cuda::EmbeddingBackward(tokens, rows, dout, vocab, dim, dtable,
                                      workspace, stream());
@@ -229,6 +231,12 @@ class CudaBackend : public Backend {
   }
   void NegativeExp(const float* x, float* y, int64_t n) override {
     Do([&] { return cuda::NegativeExp(x, y, n, stream()); });
+  }
+  void Checksum(const float* x, int64_t n, uint64_t* out) override {
+    auto* workspace = Workspace<uint64_t>(ChecksumWorkspace(n));
+    Do([&] {
+      return cuda::Checksum(x, n, /*seed=*/0, out, workspace, stream());
+    });
   }
   absl::StatusOr<int64_t> FirstNonFinite(const void* x, DType type,
                                          int64_t n) override;

@@ -1,17 +1,9 @@
-// A checksum of floats in a GPU's memory, for what travels between ranks or
-// waits on a host.
-//
-//   sum_i mix(mix(seed + (i + 1) g) + bits_i)  mod 2^64,   g =
-//   0x9e3779b97f4a7c15
-//
-// with mix the finaliser of SplitMix64 (Steele, Lea, Flood 2014; variant 13), a
-// bijection. So one changed float always changes the checksum, and two that
-// changed places, or whatever else, leave it with probability 2^-64. It does
-// not depend on the order of the sum, nor on the machine.
+// The checksum on a GPU: the contract of kernels/checksum.h on device pointers.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/checksum.h"
 #include "kernels/cuda/launch_status.h"
 
 namespace carry::cuda {
