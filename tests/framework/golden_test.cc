@@ -108,9 +108,9 @@ void RunModelCase(const std::string& folder, int64_t chunk_length) {
     const int64_t time = span.end - span.begin;
     const LanguageModel::Hidden hidden =
         ForwardTokens(model, ChunkData(sequences, span), carries);
-    const Tensor part = model.Logits(hidden, false);
+    const std::vector<float> part = Values(model.Logits(hidden, false));
     for (int64_t b = 0; b < batch; ++b) {
-      std::copy_n(part.f32() + b * time * vocab, time * vocab,
+      std::copy_n(part.data() + b * time * vocab, time * vocab,
                   logits.data() + (b * length + span.begin) * vocab);
     }
   }
@@ -151,7 +151,7 @@ void RunModelCase(const std::string& folder, int64_t chunk_length) {
   }
 }
 
-// Tensors of a scan case as fp32, with views.
+// Tensors of a scan case as fp32 on the default device, with views.
 class ScanCase {
  public:
   explicit ScanCase(const SafetensorsFile& file) : file_(file) {}
@@ -161,16 +161,19 @@ class ScanCase {
   }
   float* Floats(const std::string& name) {
     const std::vector<double> wide = Doubles(file_, name);
-    held_.emplace_back(wide.begin(), wide.end());
-    return held_.back().data();
+    const std::vector<float> narrow(wide.begin(), wide.end());
+    held_.push_back(Tensor::FromHost(
+        narrow.data(), {static_cast<int64_t>(narrow.size())}, DType::kF32,
+        MemoryPart::kActivations));
+    return held_.back().f32();
   }
   MatView Rows(const std::string& name, int64_t cols) {
     const int64_t elements = file_.Find(name)->elements();
     return {Floats(name), DType::kF32, elements / cols, cols, cols};
   }
   float* Fresh(int64_t n) {
-    held_.emplace_back(n, 0.0f);
-    return held_.back().data();
+    held_.push_back(Tensor::Zeros({n}, DType::kF32));
+    return held_.back().f32();
   }
   MatView FreshRows(int64_t rows, int64_t cols) {
     return {Fresh(rows * cols), DType::kF32, rows, cols, cols};
@@ -178,7 +181,7 @@ class ScanCase {
 
  private:
   const SafetensorsFile& file_;
-  std::vector<std::vector<float>> held_;
+  std::vector<Tensor> held_;
 };
 
 void RunScanCase(const std::string& path) {
@@ -204,22 +207,28 @@ void RunScanCase(const std::string& path) {
   args.d = in.Floats("in.D");
   args.dt_bias = in.Floats("in.dt_bias");
   args.state_in = in.Floats("in.h0");
-  std::vector<uint8_t> starts;
+  Tensor starts;
   if (const TensorView* flags = file->Find("in.document_start")) {
     const std::vector<int64_t> wide = Integers(*flags);
-    starts.assign(wide.begin(), wide.end());
-    args.document_start = starts.data();
+    const std::vector<uint8_t> narrow(wide.begin(), wide.end());
+    starts = Tensor::FromHost(narrow.data(), {rows}, DType::kU8,
+                              MemoryPart::kData);
+    args.document_start = starts.as<uint8_t>();
   }
   const MatView y = in.FreshRows(rows, channels);
   float* state_out = in.Fresh(batch * channels * states);
-  float* saved =
-      in.Fresh(SelectiveScanSavedSize(batch, time, channels, states));
-  SelectiveScanForward(args, {y, state_out, saved});
+  Backend& backend = BackendOf(DefaultDevice());
+  float* saved = in.Fresh(
+      backend.SelectiveScanSavedSize(batch, time, channels, states));
+  backend.SelectiveScanForward(args, {y, state_out, saved});
 
   const auto expect = [&](const std::string& name, const void* got) {
     const std::vector<double> want = Doubles(*file, name);
-    const float* values = static_cast<const float*>(got);
-    ExpectClose(name, std::vector<float>(values, values + want.size()), want);
+    std::vector<float> values(want.size());
+    const absl::Status status = backend.ToHost(
+        values.data(), got, static_cast<int64_t>(values.size() * sizeof(float)));
+    ASSERT_TRUE(status.ok()) << status;
+    ExpectClose(name, values, want);
   };
   expect("out.y", y.data);
   expect("out.h", state_out);
@@ -237,7 +246,7 @@ void RunScanCase(const std::string& path) {
   grad.dd = in.Fresh(channels);
   grad.ddt_bias = in.Fresh(channels);
   grad.dstate_in = in.Fresh(batch * channels * states);
-  SelectiveScanBackward(args, grad);
+  backend.SelectiveScanBackward(args, grad);
   expect("grad.u", grad.du.data);
   expect("grad.dt", grad.ddt_raw.data);
   if (args.z.data != nullptr) expect("grad.z", grad.dz.data);
@@ -277,12 +286,25 @@ int main(int argc, char** argv) {
   const std::string flag = "--golden_dir=";
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
-    if (arg.rfind(flag, 0) != 0) {
-      std::fprintf(stderr, "unknown argument %s; usage: golden_test %sDIR\n",
-                   argv[i], flag.c_str());
+    if (arg == "--device=CUDA") {
+      const absl::Status opened = carry::UseCuda({});
+      if (absl::IsUnavailable(opened)) {
+        std::printf("SKIPPED: %s\n", std::string(opened.message()).c_str());
+        return 77;
+      }
+      if (!opened.ok()) {
+        std::fprintf(stderr, "%s\n", std::string(opened.message()).c_str());
+        return 1;
+      }
+    } else if (arg.rfind(flag, 0) == 0) {
+      carry::golden_dir = arg.substr(flag.size());
+    } else {
+      std::fprintf(
+          stderr, "unknown argument %s; usage: golden_test [%sDIR] "
+          "[--device=CUDA]\n",
+          argv[i], flag.c_str());
       return 2;
     }
-    carry::golden_dir = arg.substr(flag.size());
   }
   return RUN_ALL_TESTS();
 }

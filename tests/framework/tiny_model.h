@@ -67,7 +67,10 @@ struct TinyBatch {
 };
 
 inline std::vector<float> Values(const Tensor& t) {
-  const Tensor dense = t.contiguous() ? t : t.Clone();
+  const absl::StatusOr<Tensor> host = (t.contiguous() ? t : t.Clone()).ToHost();
+  EXPECT_TRUE(host.ok()) << host.status();
+  if (!host.ok()) return {};
+  const Tensor& dense = *host;
   std::vector<float> values(dense.size());
   for (int64_t i = 0; i < dense.size(); ++i) {
     values[i] = dense.dtype() == DType::kBF16 ? ToFloat(dense.as<BFloat16>()[i])
