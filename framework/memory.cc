@@ -11,6 +11,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
@@ -66,6 +67,10 @@ class Pool {
 
   void Give(const Block& block, MemoryPart part) {
     std::lock_guard<std::mutex> lock(mutex_);
+    if (holding_) {
+      held_.emplace_back(block, part);
+      return;
+    }
     Count(part, -block.size);
     if (cached_ + block.size > limit_) {
       Release(block);
@@ -73,6 +78,18 @@ class Pool {
     }
     cached_ += block.size;
     free_[block.size].push_back(block);
+  }
+
+  // From now on nothing comes back; then what would have.
+  void BeginHold() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    CARRY_CHECK(!holding_);
+    holding_ = true;
+  }
+  std::vector<std::pair<Block, MemoryPart>> EndHold() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    holding_ = false;
+    return std::exchange(held_, {});
   }
 
   // Memory from elsewhere.
@@ -180,6 +197,8 @@ class Pool {
   std::mutex mutex_;
   std::map<int64_t, std::vector<Block>> free_;
   std::array<MemoryUse, kParts + 1> use_;
+  bool holding_ = false;
+  std::vector<std::pair<Block, MemoryPart>> held_;
   int64_t cached_ = 0;
   int64_t limit_ = std::numeric_limits<int64_t>::max();
   int64_t next_ = 0;
@@ -267,6 +286,21 @@ int64_t AvailableMemory(int ranks) {
   return device == Device::kCpu ? AvailableSystemMemory() / ranks
                                 : BackendOf(device).AvailableMemory();
 }
+
+MemoryHold::MemoryHold(Device device) : device_(device) {
+  Pool::Get(device).BeginHold();
+}
+
+void MemoryHold::Close() {
+  for (const auto& held : Pool::Get(device_).EndHold()) {
+    blocks_.push_back(std::shared_ptr<void>(
+        held.first.data, [held, device = device_](void*) {
+          Pool::Get(device).Give(held.first, held.second);
+        }));
+  }
+}
+
+MemoryHold::~MemoryHold() { Close(); }
 
 int64_t AvailableSystemMemory() {
   int64_t available = ReadKilobytes("/proc/meminfo", "MemAvailable:");

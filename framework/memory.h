@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "framework/device.h"
 
@@ -60,6 +61,21 @@ class MemoryClaim {
   int64_t bytes_ = 0;
   MemoryPart part_ = MemoryPart::kParameters;
   Device device_ = Device::kCpu;
+};
+
+// While it is open, blocks of the device that are given back stay taken, for
+// work that is recorded to use again; until it is destroyed. One at a time.
+class MemoryHold {
+ public:
+  explicit MemoryHold(Device device);
+  ~MemoryHold();
+  MemoryHold(const MemoryHold&) = delete;
+  MemoryHold& operator=(const MemoryHold&) = delete;
+  void Close();
+
+ private:
+  Device device_;
+  std::vector<std::shared_ptr<void>> blocks_;
 };
 
 // Bytes this process may still take, from the control group's limit and what

@@ -41,6 +41,13 @@ class WeightPack {
   virtual int64_t bytes() const = 0;
 };
 
+// Work that was recorded once and can be run again, on the same memory.
+class RecordedWork {
+ public:
+  virtual ~RecordedWork() = default;
+  virtual void Run() = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -68,6 +75,15 @@ class Backend {
   virtual absl::Status Synchronize() = 0;
   // The first error that is known without waiting.
   virtual absl::Status status() const = 0;
+
+  // Whether many small calls gain by being recorded: a GPU's start as one.
+  virtual bool can_record() const = 0;
+  // What is called in between is recorded, not run. It must not copy from or to
+  // the host; memory that it uses must stay (MemoryHold), and what it needs in
+  // addition (packs, workspaces) must have been made by running it once.
+  // nullptr after an error.
+  virtual void BeginRecording() = 0;
+  virtual std::unique_ptr<RecordedWork> EndRecording() = 0;
 
   // Products, kernels/matmul.h.
   virtual void MatMul(const ConstMatView& a, bool transpose_a,

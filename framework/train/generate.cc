@@ -71,9 +71,71 @@ int32_t Sample(const float* logits, int64_t vocab,
   return order[weights.size() - 1];
 }
 
+// The step of one token as work that was recorded once: hundreds of kernels
+// start as one. It runs in place, from a token and carries to logits and the
+// carries after it.
+class Generator::RecordedStep {
+ public:
+  // `carries` are those before the step; one step has run before.
+  RecordedStep(LanguageModel& model, const std::vector<Carry>& carries)
+      : token_(Tensor::Zeros({1, 1}, DType::kI32, MemoryPart::kData)),
+        hold_(token_.device()) {
+    ChunkData data;
+    data.info.batch = data.info.time = 1;
+    data.tokens = token_;
+    // Copied outside of what is recorded.
+    for (const Carry& carry : carries) {
+      carries_.push_back(Carry::Empty(model.carry_spec(carries_.size()), 1));
+      carries_.back().flat().CopyFrom(carry.flat());
+    }
+    Backend& backend = token_.backend();
+    backend.BeginRecording();
+    std::vector<Carry> after = carries_;
+    logits_ = model.Logits(ForwardTokens(model, data, after), true);
+    for (size_t l = 0; l < after.size(); ++l) {
+      carries_[l].flat().CopyFrom(after[l].flat());
+    }
+    work_ = backend.EndRecording();
+    after.clear();
+    hold_.Close();
+  }
+
+  absl::StatusOr<Tensor> Run(int32_t token) {
+    token_.backend().FromHost(token_.data(), &token, sizeof(token));
+    if (work_ != nullptr) work_->Run();
+    return logits_.ToHost();
+  }
+  const std::vector<Carry>& carries() const { return carries_; }
+
+ private:
+  Tensor token_, logits_;
+  std::vector<Carry> carries_;
+  MemoryHold hold_;
+  std::unique_ptr<RecordedWork> work_;
+};
+
+Generator::Generator(LanguageModel& model) : model_(model) {}
+Generator::~Generator() = default;
+
 absl::Status Generator::Read(const int32_t* tokens, int64_t count,
                              int64_t chunk_length) {
   CARRY_CHECK(count >= 1 && chunk_length >= 1);
+  if (count == 1 && position_ > 0 && single_ &&
+      BackendOf(DefaultDevice()).can_record()) {
+    if (step_ == nullptr) {
+      step_ = std::make_unique<RecordedStep>(model_, carries_);
+    }
+    absl::StatusOr<Tensor> logits = step_->Run(tokens[0]);
+    if (!logits.ok()) return logits.status();
+    logits_ = *std::move(logits);
+    ++position_;
+    return absl::OkStatus();
+  }
+  if (step_ != nullptr) {
+    carries_ = step_->carries();
+    step_ = nullptr;
+  }
+  single_ = count == 1;
   for (int64_t begin = 0; begin < count; begin += chunk_length) {
     const int64_t end = std::min(begin + chunk_length, count);
     SequenceBatch batch;

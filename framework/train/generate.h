@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -27,7 +28,10 @@ int32_t Sample(const float* logits, int64_t vocab,
 // One sequence whose past is a carry.
 class Generator {
  public:
-  explicit Generator(LanguageModel& model) : model_(model) {}
+  explicit Generator(LanguageModel& model);
+
+  Generator(const Generator&) = delete;
+  ~Generator();
 
   // Reads tokens, `chunk_length` at once; count >= 1. Afterwards logits() are
   // those of the token that follows. An error is the device's.
@@ -37,9 +41,14 @@ class Generator {
   int64_t position() const { return position_; }
 
  private:
+  class RecordedStep;
+
   LanguageModel& model_;
   std::vector<Carry> carries_;
-  Tensor logits_;
+  // On a GPU: the step of one token, which has the carries once it is made.
+  std::unique_ptr<RecordedStep> step_;
+  bool single_ = false;  // the last Read was of one token
+  Tensor logits_;        // in host memory
   int64_t position_ = 0;
 };
 

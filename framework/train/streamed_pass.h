@@ -51,6 +51,7 @@ std::vector<ChunkSpan> CutIntoChunks(int64_t length, int64_t chunk_length);
 // One chunk's tokens, dense, on the default device. `info` points into it: it
 // must live while a tape needs it.
 struct ChunkData {
+  ChunkData() = default;
   ChunkData(const SequenceBatch& batch, const ChunkSpan& span);
   ChunkInfo info;
   Tensor tokens, targets;  // int32 [B, T]; targets may be undefined

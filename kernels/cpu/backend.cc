@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/check.h"
 #include "kernels/checksum.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
@@ -61,6 +62,10 @@ class Cpu : public Backend {
   }
   absl::Status Synchronize() override { return absl::OkStatus(); }
   absl::Status status() const override { return absl::OkStatus(); }
+
+  bool can_record() const override { return false; }
+  void BeginRecording() override { CARRY_CHECK(can_record()); }
+  std::unique_ptr<RecordedWork> EndRecording() override { return nullptr; }
 
   void MatMul(const ConstMatView& a, bool transpose_a, const ConstMatView& b,
               bool transpose_b, const MatView& c, Write write) override {

@@ -41,6 +41,21 @@ class CudaPack : public WeightPack {
   ConstMatView view_;
 };
 
+// The stream outlives it; `memory` is what the graph's kernels work in.
+class RecordedGraph : public RecordedWork {
+ public:
+  RecordedGraph(CudaBackend& backend, Graph graph, std::shared_ptr<void> memory)
+      : backend_(backend),
+        graph_(std::move(graph)),
+        memory_(std::move(memory)) {}
+  void Run() override;
+
+ private:
+  CudaBackend& backend_;
+  Graph graph_;
+  std::shared_ptr<void> memory_;
+};
+
 class CudaBackend : public Backend {
  public:
   CudaBackend(BackendOptions options, DeviceProperties device)
@@ -96,6 +111,18 @@ class CudaBackend : public Backend {
     return error_;
   }
   absl::Status status() const override { return error_; }
+
+  bool can_record() const override { return true; }
+  void BeginRecording() override {
+    if (error_.ok()) Keep(Graph::Begin(stream()));
+  }
+  std::unique_ptr<RecordedWork> EndRecording() override {
+    absl::StatusOr<Graph> graph = Graph::End(stream());
+    Keep(graph.status());
+    if (!error_.ok()) return nullptr;
+    return std::make_unique<RecordedGraph>(*this, *std::move(graph),
+                                           workspace_);
+  }
 
   void MatMul(const ConstMatView& a, bool transpose_a, const ConstMatView& b,
               bool transpose_b, const MatView& c, Write write) override {
@@ -308,6 +335,10 @@ absl::StatusOr<int64_t> CudaBackend::FirstNonFinite(const void* x, DType type,
   absl::Status status = ToHost(&index, result, sizeof(index));
   if (!status.ok()) return status;
   return index;
+}
+
+void RecordedGraph::Run() {
+  backend_.Do([&] { return graph_.Launch(backend_.stream()); });
 }
 
 CudaPack::CudaPack(CudaBackend& backend, const ConstMatView& weight,

@@ -219,4 +219,36 @@ double Event::SecondsBetween(const Event& begin, const Event& end) {
   return milliseconds * 1e-3;
 }
 
+absl::Status Graph::Begin(Stream stream) {
+  // Memory may be taken meanwhile: it is not part of the graph.
+  return ToStatus(
+      cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed),
+      "recording work");
+}
+
+absl::StatusOr<Graph> Graph::End(Stream stream) {
+  cudaGraph_t recorded = nullptr;
+  absl::Status status =
+      ToStatus(cudaStreamEndCapture(stream, &recorded), "recording work");
+  if (!status.ok()) return status;
+  Graph graph;
+  status = ToStatus(cudaGraphInstantiate(&graph.graph_, recorded, 0),
+                    "preparing recorded work");
+  cudaGraphDestroy(recorded);
+  if (!status.ok()) return status;
+  return graph;
+}
+
+Graph::~Graph() {
+  if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
+}
+
+Graph::Graph(Graph&& other) noexcept : graph_(other.graph_) {
+  other.graph_ = nullptr;
+}
+
+LaunchStatus Graph::Launch(Stream stream) const {
+  return Status(cudaGraphLaunch(graph_, stream), "starting recorded work");
+}
+
 }  // namespace carry::cuda

@@ -14,6 +14,7 @@
 #include "kernels/cuda/launch_status.h"
 
 struct CUevent_st;
+struct CUgraphExec_st;
 
 namespace carry::cuda {
 
@@ -96,6 +97,22 @@ class Event {
 
  private:
   CUevent_st* event_ = nullptr;
+};
+
+// Work of a stream that was recorded instead of run: a CUDA graph.
+class Graph {
+ public:
+  // What is put into `stream` until End is recorded.
+  static absl::Status Begin(Stream stream);
+  static absl::StatusOr<Graph> End(Stream stream);
+  ~Graph();
+  Graph(Graph&& other) noexcept;
+  Graph& operator=(Graph&&) = delete;
+  LaunchStatus Launch(Stream stream) const;
+
+ private:
+  Graph() = default;
+  CUgraphExec_st* graph_ = nullptr;
 };
 
 }  // namespace carry::cuda

@@ -41,4 +41,10 @@ absl::StatusOr<bool> Event::Passed() const { return NotBuilt(); }
 absl::Status Event::Wait() const { return NotBuilt(); }
 double Event::SecondsBetween(const Event&, const Event&) { return 0; }
 
+absl::Status Graph::Begin(Stream) { return NotBuilt(); }
+absl::StatusOr<Graph> Graph::End(Stream) { return NotBuilt(); }
+Graph::~Graph() = default;
+Graph::Graph(Graph&&) noexcept {}
+LaunchStatus Graph::Launch(Stream) const { return {1, "no CUDA"}; }
+
 }  // namespace carry::cuda
