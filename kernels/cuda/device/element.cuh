@@ -14,6 +14,48 @@ __device__ __forceinline__ void StoreF(float x, BFloat16* p) {
   *p = RoundToBf16(x);
 }
 
+// Four elements side by side, aligned to their size, as they lie in memory.
+struct Four {
+  static constexpr int kWidth = 4;
+  float x[kWidth];
+};
+template <class T>
+struct FourOf;
+template <>
+struct FourOf<float> {
+  float4 raw;
+  __device__ __forceinline__ Four Values() const {
+    return {{raw.x, raw.y, raw.z, raw.w}};
+  }
+};
+template <>
+struct FourOf<BFloat16> {
+  uint2 raw;
+  __device__ __forceinline__ Four Values() const {
+    return {{BitsToFloat(raw.x << 16), BitsToFloat(raw.x & 0xffff0000u),
+             BitsToFloat(raw.y << 16), BitsToFloat(raw.y & 0xffff0000u)}};
+  }
+};
+template <class T>
+__device__ __forceinline__ FourOf<T> LoadFour(const T* p) {
+  return *reinterpret_cast<const FourOf<T>*>(p);
+}
+__device__ __forceinline__ void StoreFour(const Four& v, float* p) {
+  *reinterpret_cast<float4*>(p) = make_float4(v.x[0], v.x[1], v.x[2], v.x[3]);
+}
+__device__ __forceinline__ void StoreFour(const Four& v, BFloat16* p) {
+  uint2 raw;
+  raw.x = RoundToBf16x2(v.x[0], v.x[1]);
+  raw.y = RoundToBf16x2(v.x[2], v.x[3]);
+  *reinterpret_cast<uint2*>(p) = raw;
+}
+// Whether all rows of a view can be read so.
+inline bool IsOfFours(const ConstMatView& v) {
+  const int64_t size = Four::kWidth * SizeOf(v.dtype);
+  return v.cols % Four::kWidth == 0 && v.stride % Four::kWidth == 0 &&
+         reinterpret_cast<uintptr_t>(v.data) % size == 0;
+}
+
 // A matrix whose element type is known at run time only: for loads that are
 // few. Rows are `stride` elements apart.
 struct AnyMatrix {
