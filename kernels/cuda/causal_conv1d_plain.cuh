@@ -146,9 +146,9 @@ __device__ __forceinline__ void PlainBackwardToken(int t, const Four& x,
     float du = dy.x[c];
     if (kSilu) {
       const float u = window->Convolve(t, c);
-      const float minus_q = Reciprocal(-1.0f - Exp2(u));
+      const float q = Reciprocal(1.0f + Exp2(u));
       // kV q (1 + v (1 - q)) with v = kV u.
-      du *= minus_q * ((u + u * minus_q) * (-kV * kV) - kV);
+      du *= q * (fmaf(u, -q, u) * (kV * kV) + kV);
     }
     if (kOwn) grad->bias[c] += du;
 #pragma unroll

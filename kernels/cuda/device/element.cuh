@@ -49,7 +49,30 @@ __device__ __forceinline__ void StoreFour(const Four& v, BFloat16* p) {
   raw.y = RoundToBf16x2(v.x[2], v.x[3]);
   *reinterpret_cast<uint2*>(p) = raw;
 }
-// Whether all rows of a view can be read so.
+// One or four fp32.
+template <int kWidth>
+__device__ __forceinline__ void LoadF32(const float* p, float* to) {
+  if constexpr (kWidth == 1) {
+    *to = *p;
+  } else {
+    const Four v = LoadFour(p).Values();
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) to[k] = v.x[k];
+  }
+}
+template <int kWidth>
+__device__ __forceinline__ void StoreF32(const float* x, float* p) {
+  if constexpr (kWidth == 1) {
+    *p = *x;
+  } else {
+    StoreFour({{x[0], x[1], x[2], x[3]}}, p);
+  }
+}
+// Whether all rows of a view, or a row of n fp32, can be read by fours.
+inline bool IsOfFours(const float* p, int64_t n) {
+  return n % Four::kWidth == 0 &&
+         reinterpret_cast<uintptr_t>(p) % sizeof(Four) == 0;
+}
 inline bool IsOfFours(const ConstMatView& v) {
   const int64_t size = Four::kWidth * SizeOf(v.dtype);
   return v.cols % Four::kWidth == 0 && v.stride % Four::kWidth == 0 &&
@@ -68,6 +91,21 @@ struct AnyMatrix {
     return bf16 ? LoadF(static_cast<const BFloat16*>(data) + at)
                 : LoadF(static_cast<const float*>(data) + at);
   }
+  // One or four.
+  template <int kWidth>
+  __device__ __forceinline__ void Load(int64_t row, int64_t col,
+                                       float* to) const {
+    const int64_t at = row * stride + col;
+    if constexpr (kWidth == 1) {
+      *to = Load(row, col);
+    } else {
+      const Four v =
+          bf16 ? LoadFour(static_cast<const BFloat16*>(data) + at).Values()
+               : LoadFour(static_cast<const float*>(data) + at).Values();
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) to[k] = v.x[k];
+    }
+  }
 };
 struct AnyMatrixOut {
   void* data;
@@ -81,6 +119,21 @@ struct AnyMatrixOut {
       StoreF(x, static_cast<BFloat16*>(data) + at);
     } else {
       StoreF(x, static_cast<float*>(data) + at);
+    }
+  }
+  template <int kWidth>
+  __device__ __forceinline__ void Store(const float* x, int64_t row,
+                                        int64_t col) const {
+    const int64_t at = row * stride + col;
+    if constexpr (kWidth == 1) {
+      Store(*x, row, col);
+    } else {
+      const Four v = {{x[0], x[1], x[2], x[3]}};
+      if (bf16) {
+        StoreFour(v, static_cast<BFloat16*>(data) + at);
+      } else {
+        StoreFour(v, static_cast<float*>(data) + at);
+      }
     }
   }
 };
