@@ -1,114 +1,45 @@
 #include "kernels/check.h"
-#include "kernels/cuda/causal_conv1d.h"
-#include "kernels/cuda/device/element.cuh"
-#include "kernels/cuda/device/launch.cuh"
-#include "kernels/cuda/device/math.cuh"
+#include "kernels/cuda/causal_conv1d_plain.cuh"
 
 namespace carry::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = kConvThreads;
 
-template <class T>
-struct ConvInputs {
-  int64_t time, channels;
-  int taps;
-  bool silu;
-  const T* x;
-  int64_t x_stride;
-  const float *weight, *bias, *carry_in;
-  const uint8_t* document_start;
+// Where a thread works in a grid of (segments, channels, B): on channels
+// [e, e + kWidth).
+template <int kWidth, class T>
+struct Place {
+  int64_t e, batch, t0, end;
+  bool mine, whole;  // whole: a segment of kConvSegment tokens
 
-  __device__ __forceinline__ bool StartsAt(int64_t row) const {
-    return document_start != nullptr && document_start[row] != 0;
+  __device__ __forceinline__ explicit Place(const ConvInputs<T>& in)
+      : e((blockIdx.y * int64_t{kThreads} + threadIdx.x) * kWidth),
+        batch(blockIdx.z),
+        t0(blockIdx.x * kConvSegment) {
+    end = t0 + kConvSegment < in.time ? t0 + kConvSegment : in.time;
+    mine = e < in.channels;
+    whole = end - t0 == kConvSegment;
   }
 };
 
-// A channel's last inputs, the newest last. kTaps is K = 4, or 8 for any other
-// K; then the oldest 8 - K are kept at 0.
-template <class T, int kTaps>
-struct Window {
-  float w[kTaps], x[kTaps], bias;
-  int pad, reach;  // reach: how many of x, from the last, token t may see
-
-  // As it is before token t0.
-  __device__ __forceinline__ Window(const ConvInputs<T>& in, int64_t batch,
-                                    int64_t e, int64_t t0)
-      : pad(kTaps - in.taps), reach(kTaps) {
-    bias = in.bias == nullptr ? 0.0f : in.bias[e];
-#pragma unroll
-    for (int k = 0; k < kTaps; ++k) {
-      w[k] = k < pad ? 0.0f : in.weight[e * in.taps + k - pad];
-      x[k] = 0.0f;
-    }
-    const int halo = in.taps - 1;
-    for (int64_t t = t0 - halo; t < t0; ++t) {
-      const int64_t row = batch * in.time + t;
-      float value = 0.0f;
-      if (t >= 0) {
-        value = LoadF(in.x + row * in.x_stride + e);
-      } else if (in.carry_in != nullptr) {
-        value = in.carry_in[(batch * in.channels + e) * halo + t + halo];
-      }
-      Push(value, t >= 0 && in.StartsAt(row));
-    }
-  }
-
-  __device__ __forceinline__ void Push(float value, bool start) {
-#pragma unroll
-    for (int k = 0; k + 1 < kTaps; ++k) {
-      x[k] = kTaps != 4 && k < pad ? 0.0f : x[k + 1];
-    }
-    x[kTaps - 1] = value;
-    reach = reach < kTaps ? reach + 1 : kTaps;
-    if (start) {
-      reach = 1;
-#pragma unroll
-      for (int k = 0; k + 1 < kTaps; ++k) x[k] = 0.0f;
-    }
-  }
-
-  __device__ __forceinline__ float Convolve() const {
-    float v = bias;
-#pragma unroll
-    for (int k = 0; k < kTaps; ++k) v += w[k] * x[k];
-    return v;
-  }
-};
-
-template <class T, class Y>
-struct ForwardArgs {
-  ConvInputs<T> in;
-  Y* y;
-  int64_t y_stride;
-  float* carry_out;
-};
-
-// grid (channels, segments, B).
-template <class T, class Y, int kTaps>
-__global__ void __launch_bounds__(kThreads, 8)
-    CausalConv1dForwardKernel(const ForwardArgs<T, Y> args) {
+// One channel of any segment.
+template <int kTaps, class T, class Y>
+__device__ __forceinline__ void AnyForward(const ConvForwardArgs<T, Y>& args,
+                                           int64_t batch, int64_t e, int64_t t0,
+                                           int64_t end) {
   const ConvInputs<T>& in = args.in;
-  const int64_t e = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (e >= in.channels) return;  // No barriers here.
-  const int64_t batch = blockIdx.z, t0 = blockIdx.y * kConvSegment;
-  const int64_t end = t0 + kConvSegment < in.time ? t0 + kConvSegment : in.time;
-  Window<T, kTaps> window(in, batch, e, t0);
-  const int64_t row0 = batch * in.time + t0;
-  const T* x_at = in.x + row0 * in.x_stride + e;
-  Y* y_at = args.y + row0 * args.y_stride + e;
-  const int rows = static_cast<int>(end - t0);
-  constexpr int kRun = 8;  // A multiple of kTaps: the window need not move.
-  for (int run = 0; run < rows; run += kRun) {
-#pragma unroll
-    for (int k = 0; k < kRun; ++k) {
-      if (run + k >= rows) break;
-      window.Push(LoadF(x_at), in.StartsAt(row0 + run + k));
-      const float v = window.Convolve();
-      StoreF(in.silu ? Silu(v) : v, y_at);
-      x_at += in.x_stride;
-      y_at += args.y_stride;
-    }
+  ConvWindow<T, kTaps> window(in, batch, e, t0);
+  int64_t row = batch * in.time + t0;
+  const T* x_at = in.x + row * in.x_stride + e;
+  Y* y_at = args.y + row * args.y_stride + e;
+#pragma unroll 4
+  for (int64_t t = t0; t < end; ++t) {
+    window.Push(LoadF(x_at), in.StartsAt(row++));
+    const float v = window.Convolve();
+    StoreF(in.silu ? Silu(v) : v, y_at);
+    x_at += in.x_stride;
+    y_at += args.y_stride;
   }
   if (args.carry_out != nullptr && end == in.time) {
     float* to = args.carry_out + (batch * in.channels + e) * (in.taps - 1);
@@ -119,21 +50,33 @@ __global__ void __launch_bounds__(kThreads, 8)
   }
 }
 
-template <class T, class Y>
-struct BackwardArgs {
-  ConvInputs<T> in;
-  const Y* dy;
-  T* dx;
-  int64_t dy_stride, dx_stride;
-  const float* dcarry_out;
-  float* dcarry_in;
-  float* partial;  // [B, segments, K + 1, E]: dweight, dbias
-};
+template <class T, class Y, int kTaps, int kWidth>
+__global__ void __launch_bounds__(kThreads, kWidth == 1 ? 8 : 4)
+    CausalConv1dForwardKernel(const ConvForwardArgs<T, Y> args) {
+  const ConvInputs<T>& in = args.in;
+  const Place<kWidth, T> at(in);
+  if constexpr (kWidth > 1) {
+    if (at.whole && !AnyStart(in, at.batch * in.time + at.t0, kConvSegment)) {
+      if (!at.mine) return;  // No barriers follow.
+      if (in.silu) {
+        PlainForward<true>(args, at.batch, at.e, at.t0);
+      } else {
+        PlainForward<false>(args, at.batch, at.e, at.t0);
+      }
+      return;
+    }
+  }
+  if (!at.mine) return;  // No barriers follow.
+#pragma unroll 1
+  for (int c = 0; c < kWidth; ++c) {
+    AnyForward<kTaps>(args, at.batch, at.e + c, at.t0, at.end);
+  }
+}
 
 // Where the gradient of input s of a channel goes, s < 0: the carry.
 template <class T, class Y>
 __device__ __forceinline__ void StoreInputGradient(
-    const BackwardArgs<T, Y>& args, int64_t batch, int64_t e, int64_t s,
+    const ConvBackwardArgs<T, Y>& args, int64_t batch, int64_t e, int64_t s,
     int64_t last_start, float g) {
   const ConvInputs<T>& in = args.in;
   const int halo = in.taps - 1;
@@ -148,19 +91,16 @@ __device__ __forceinline__ void StoreInputGradient(
   }
 }
 
-// grid (channels, segments, B). A segment writes the gradients of its inputs,
-// the first those of the carry too, and sums dweight over its tokens; tokens on
-// its right it computes for what they give to its inputs.
-template <class T, class Y, int kTaps>
-__global__ void __launch_bounds__(kThreads)
-    CausalConv1dBackwardKernel(const BackwardArgs<T, Y> args) {
+// One channel of any segment. A segment writes the gradients of its inputs, the
+// first those of the carry too, and sums dweight over its tokens; tokens on its
+// right it computes for what they give to its inputs.
+template <int kTaps, class T, class Y>
+__device__ __forceinline__ void AnyBackward(const ConvBackwardArgs<T, Y>& args,
+                                            int64_t batch, int64_t e,
+                                            int64_t t0, int64_t end) {
   const ConvInputs<T>& in = args.in;
-  const int64_t e = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (e >= in.channels) return;  // No barriers here.
-  const int64_t batch = blockIdx.z, t0 = blockIdx.y * kConvSegment;
-  const int64_t end = t0 + kConvSegment < in.time ? t0 + kConvSegment : in.time;
   const int64_t first_s = t0 == 0 ? 1 - in.taps : t0;
-  Window<T, kTaps> window(in, batch, e, t0);
+  ConvWindow<T, kTaps> window(in, batch, e, t0);
   // Of input t - kTaps + 1 + k.
   float g[kTaps], dw[kTaps], dbias = 0.0f;
 #pragma unroll
@@ -194,14 +134,38 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 0; k + 1 < kTaps; ++k) g[k] = g[k + 1];
     g[kTaps - 1] = 0.0f;
   }
-  float* to = args.partial +
-              (batch * gridDim.y + blockIdx.y) * (in.taps + 1) * in.channels +
-              e;
+  const int64_t part = batch * gridDim.x + blockIdx.x;
+  float* to = args.partial + part * (in.taps + 1) * in.channels + e;
 #pragma unroll
   for (int k = 0; k < kTaps; ++k) {
     if (k >= window.pad) to[(k - window.pad) * in.channels] = dw[k];
   }
   to[in.taps * in.channels] = dbias;
+}
+
+template <class T, class Y, int kTaps, int kWidth>
+__global__ void __launch_bounds__(kThreads, kWidth == 1 ? 1 : 4)
+    CausalConv1dBackwardKernel(const ConvBackwardArgs<T, Y> args) {
+  const ConvInputs<T>& in = args.in;
+  const Place<kWidth, T> at(in);
+  if constexpr (kWidth > 1) {
+    constexpr int kHalo = kTaps - 1;
+    if (at.whole && at.t0 > 0 && at.end + kHalo <= in.time &&
+        !AnyStart(in, at.batch * in.time + at.t0, kConvSegment + kHalo)) {
+      if (!at.mine) return;  // No barriers follow.
+      if (in.silu) {
+        PlainBackward<true>(args, at.batch, at.e, at.t0);
+      } else {
+        PlainBackward<false>(args, at.batch, at.e, at.t0);
+      }
+      return;
+    }
+  }
+  if (!at.mine) return;  // No barriers follow.
+#pragma unroll 1
+  for (int c = 0; c < kWidth; ++c) {
+    AnyBackward<kTaps>(args, at.batch, at.e + c, at.t0, at.end);
+  }
 }
 
 struct SumArgs {
@@ -245,44 +209,56 @@ ConvInputs<T> MakeInputs(const CausalConv1dArgs& args) {
           args.document_start};
 }
 
-dim3 Grid(const CausalConv1dArgs& args) {
-  return dim3((args.channels + kThreads - 1) / kThreads, Segments(args),
-              args.batch);
+dim3 Grid(const CausalConv1dArgs& args, int width) {
+  const int64_t block = kThreads * width;
+  return dim3(Segments(args), (args.channels + block - 1) / block, args.batch);
 }
 
 template <class T, class Y>
 LaunchStatus Forward(const CausalConv1dArgs& args,
                      const CausalConv1dForwardOut& out, Stream stream) {
-  const ForwardArgs<T, Y> forward = {MakeInputs<T>(args),
-                                     static_cast<Y*>(out.y.data), out.y.stride,
-                                     out.carry_out};
-  return Launch("causal_conv1d_forward",
-                args.taps == 4 ? CausalConv1dForwardKernel<T, Y, 4>
-                               : CausalConv1dForwardKernel<T, Y, 8>,
-                Grid(args), kThreads, 0, stream, forward);
+  const ConvForwardArgs<T, Y> forward = {MakeInputs<T>(args),
+                                         static_cast<Y*>(out.y.data),
+                                         out.y.stride, out.carry_out};
+  auto* kernel = CausalConv1dForwardKernel<T, Y, 8, 1>;
+  int width = 1;
+  if (args.taps == 4 && IsOfFours(args.x) && IsOfFours(out.y)) {
+    kernel = CausalConv1dForwardKernel<T, Y, 4, 4>;
+    width = 4;
+  } else if (args.taps == 4) {
+    kernel = CausalConv1dForwardKernel<T, Y, 4, 1>;
+  }
+  return Launch("causal_conv1d_forward", kernel, Grid(args, width), kThreads, 0,
+                stream, forward);
 }
 
 template <class T, class Y>
 LaunchStatus Backward(const CausalConv1dArgs& args,
                       const CausalConv1dBackwardArgs& grad, float* workspace,
                       Stream stream) {
-  const BackwardArgs<T, Y> backward = {MakeInputs<T>(args),
-                                       static_cast<const Y*>(grad.dy.data),
-                                       static_cast<T*>(grad.dx.data),
-                                       grad.dy.stride,
-                                       grad.dx.stride,
-                                       grad.dcarry_out,
-                                       grad.dcarry_in,
-                                       workspace};
-  return Launch("causal_conv1d_backward",
-                args.taps == 4 ? CausalConv1dBackwardKernel<T, Y, 4>
-                               : CausalConv1dBackwardKernel<T, Y, 8>,
-                Grid(args), kThreads, 0, stream, backward);
+  const ConvBackwardArgs<T, Y> backward = {MakeInputs<T>(args),
+                                           static_cast<const Y*>(grad.dy.data),
+                                           static_cast<T*>(grad.dx.data),
+                                           grad.dy.stride,
+                                           grad.dx.stride,
+                                           grad.dcarry_out,
+                                           grad.dcarry_in,
+                                           workspace};
+  auto* kernel = CausalConv1dBackwardKernel<T, Y, 8, 1>;
+  int width = 1;
+  if (args.taps == 4 && IsOfFours(args.x) && IsOfFours(grad.dy) &&
+      IsOfFours(grad.dx)) {
+    kernel = CausalConv1dBackwardKernel<T, Y, 4, 4>;
+    width = 4;
+  } else if (args.taps == 4) {
+    kernel = CausalConv1dBackwardKernel<T, Y, 4, 1>;
+  }
+  return Launch("causal_conv1d_backward", kernel, Grid(args, width), kThreads,
+                0, stream, backward);
 }
 
 void CheckArgs(const CausalConv1dArgs& args) {
   CARRY_CHECK(args.taps >= 1 && args.taps <= 8 && args.batch <= 65535);
-  CARRY_CHECK(Segments(args) <= 65535);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 namespace carry::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 using Scratch = BlockScratch<float>;
 
 struct ForwardArgs {
@@ -22,28 +22,45 @@ struct ForwardArgs {
   float* inv_rms;
 };
 
-// grid (R).
+// kWidth: how many neighbours a thread takes. grid (R).
+template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
     RmsNormForwardKernel(const ForwardArgs args) {
   Scratch* scratch = DynamicShared<Scratch>();
   const int64_t row = blockIdx.x;
-  const auto sum_at = [&](int64_t d) {
-    const float s = args.residual[row * args.dim + d];
-    return args.delta.data == nullptr ? s : s + args.delta.Load(row, d);
+  const float* residual = args.residual + row * args.dim;
+  float* kept = args.sum == nullptr ? nullptr : args.sum + row * args.dim;
+  const auto load_sum = [&](int64_t d, float* s) {
+    LoadF32<kWidth>(residual + d, s);
+    if (args.delta.data == nullptr) return;
+    float delta[kWidth];
+    args.delta.Load<kWidth>(row, d, delta);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) s[k] += delta[k];
   };
+  constexpr int kStep = kThreads * kWidth;
   float squares = 0.0f;
-  for (int64_t d = threadIdx.x; d < args.dim; d += kThreads) {
-    const float s = sum_at(d);
-    squares += s * s;
-    if (args.sum != nullptr) args.sum[row * args.dim + d] = s;
+  for (int64_t d = threadIdx.x * kWidth; d < args.dim; d += kStep) {
+    float s[kWidth];
+    load_sum(d, s);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) squares += s[k] * s[k];
+    if (kept != nullptr) StoreF32<kWidth>(s, kept + d);
   }
   squares = BlockSum(squares, scratch);
   const float q = 1.0f / sqrtf(squares / args.dim + args.eps);
-  for (int64_t d = threadIdx.x; d < args.dim; d += kThreads) {
+  for (int64_t d = threadIdx.x * kWidth; d < args.dim; d += kStep) {
+    float s[kWidth], weight[kWidth];
     // The sum may have taken the residual's place.
-    const float s =
-        args.sum != nullptr ? args.sum[row * args.dim + d] : sum_at(d);
-    args.y.Store(s * q * args.weight[d], row, d);
+    if (kept != nullptr) {
+      LoadF32<kWidth>(kept + d, s);
+    } else {
+      load_sum(d, s);
+    }
+    LoadF32<kWidth>(args.weight + d, weight);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) s[k] *= q * weight[k];
+    args.y.Store<kWidth>(s, row, d);
   }
   if (args.inv_rms != nullptr && threadIdx.x == 0) args.inv_rms[row] = q;
 }
@@ -57,23 +74,45 @@ struct BackwardArgs {
 };
 
 // grid (R).
+template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
     RmsNormBackwardKernel(const BackwardArgs args) {
   Scratch* scratch = DynamicShared<Scratch>();
-  const int64_t row = blockIdx.x;
+  const int64_t row = blockIdx.x, row_at = row * args.dim;
   const float q = args.inv_rms[row];
+  constexpr int kStep = kThreads * kWidth;
+  // s, and weight dy.
+  const auto load = [&](int64_t d, float* s, float* g) {
+    float weight[kWidth];
+    args.dy.Load<kWidth>(row, d, g);
+    LoadF32<kWidth>(args.weight + d, weight);
+    LoadF32<kWidth>(args.sum + row_at + d, s);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) g[k] *= weight[k];
+  };
   float dot = 0.0f;
-  for (int64_t d = threadIdx.x; d < args.dim; d += kThreads) {
-    dot += args.dy.Load(row, d) * args.weight[d] * args.sum[row * args.dim + d];
+  for (int64_t d = threadIdx.x * kWidth; d < args.dim; d += kStep) {
+    float s[kWidth], g[kWidth];
+    load(d, s, g);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) dot += g[k] * s[k];
   }
   const float mean = BlockSum(dot, scratch) / args.dim;
-  for (int64_t d = threadIdx.x; d < args.dim; d += kThreads) {
-    const int64_t at = row * args.dim + d;
-    float ds = q * (args.dy.Load(row, d) * args.weight[d] -
-                    args.sum[at] * q * q * mean);
-    if (args.dsum != nullptr) ds += args.dsum[at];
-    args.dresidual[at] = ds;
-    if (args.ddelta.data != nullptr) args.ddelta.Store(ds, row, d);
+  for (int64_t d = threadIdx.x * kWidth; d < args.dim; d += kStep) {
+    float s[kWidth], g[kWidth], ds[kWidth];
+    load(d, s, g);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      ds[k] = q * (g[k] - s[k] * q * q * mean);
+    }
+    if (args.dsum != nullptr) {
+      float dsum[kWidth];
+      LoadF32<kWidth>(args.dsum + row_at + d, dsum);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) ds[k] += dsum[k];
+    }
+    StoreF32<kWidth>(ds, args.dresidual + row_at + d);
+    if (args.ddelta.data != nullptr) args.ddelta.Store<kWidth>(ds, row, d);
   }
 }
 
@@ -116,8 +155,14 @@ LaunchStatus RmsNormForward(const RmsNormForwardArgs& args, Stream stream) {
   const ForwardArgs forward = {args.y.cols,       args.eps,    args.residual,
                                ToAny(args.delta), args.weight, args.sum,
                                ToAny(args.y),     args.inv_rms};
-  return Launch("rms_norm_forward", RmsNormForwardKernel, dim3(args.y.rows),
-                kThreads, sizeof(Scratch), stream, forward);
+  const int64_t dim = args.y.cols;
+  const bool fours = IsOfFours(args.residual, dim) &&
+                     IsOfFours(args.weight, dim) && IsOfFours(args.sum, dim) &&
+                     IsOfFours(args.y) &&
+                     (args.delta.data == nullptr || IsOfFours(args.delta));
+  return Launch("rms_norm_forward",
+                fours ? RmsNormForwardKernel<4> : RmsNormForwardKernel<1>,
+                dim3(args.y.rows), kThreads, sizeof(Scratch), stream, forward);
 }
 
 int64_t RmsNormBackwardWorkspace(int64_t rows, int64_t dim) {
@@ -130,9 +175,14 @@ LaunchStatus RmsNormBackward(const RmsNormBackwardArgs& args, float* workspace,
   const BackwardArgs backward = {
       rows,         dim,         ToAny(args.dy), args.dsum,         args.sum,
       args.inv_rms, args.weight, args.dresidual, ToAny(args.ddelta)};
+  const bool fours = IsOfFours(args.dy) && IsOfFours(args.weight, dim) &&
+                     IsOfFours(args.sum, dim) && IsOfFours(args.dsum, dim) &&
+                     IsOfFours(args.dresidual, dim) &&
+                     (args.ddelta.data == nullptr || IsOfFours(args.ddelta));
   LaunchStatus status =
-      Launch("rms_norm_backward", RmsNormBackwardKernel, dim3(rows), kThreads,
-             sizeof(Scratch), stream, backward);
+      Launch("rms_norm_backward",
+             fours ? RmsNormBackwardKernel<4> : RmsNormBackwardKernel<1>,
+             dim3(rows), kThreads, sizeof(Scratch), stream, backward);
   if (!status.ok()) return status;
   const unsigned blocks = (dim + kThreads - 1) / kThreads;
   status =

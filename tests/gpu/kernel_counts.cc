@@ -127,7 +127,7 @@ int64_t ScanSummaries(Room* room) {
 }
 
 int64_t Conv(Room* room) {
-  constexpr int64_t kTaps = 4;
+  constexpr int64_t kTaps = 4, kTime = 4096;
   CausalConv1dArgs args = {};
   args.batch = 1, args.time = kTime, args.channels = kChannels;
   args.taps = kTaps;

@@ -35,6 +35,10 @@ inline const Case kCases[] = {
     {"NoDeltaInPlace", 5, 130, kBF16, kBF16, false, true},
     {"Bf16", 6, 130, kBF16, kBF16, true, true, 1},
     {"Bf16Delta", 6, 64, kBF16, kF32},
+    // Rows of fours.
+    {"FoursBf16", 5, 772, kBF16, kBF16, true, true, 4},
+    {"FoursNoDelta", 3, 520, kF32, kBF16, false},
+    {"FoursMisaligned", 3, 132, kBF16, kBF16, true, false, 1},
     {"Tiny", 4, 48, kF32, kF32, true, false, 0, 1e-4},
     {"Large", 4, 48, kF32, kF32, true, false, 0, 1e4},
 };

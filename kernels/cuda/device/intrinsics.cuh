@@ -41,6 +41,12 @@ __device__ __forceinline__ BFloat16 RoundToBf16(float x) {
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
   return y;
 }
+// Two at once; `low` in the lower half.
+__device__ __forceinline__ uint32_t RoundToBf16x2(float low, float high) {
+  uint32_t y;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
+}
 // The block's dynamic shared memory.
 template <class T>
 __device__ __forceinline__ T* DynamicShared() {
@@ -59,6 +65,10 @@ inline float BitsToFloat(uint32_t bits) {
   return x;
 }
 inline BFloat16 RoundToBf16(float x) { return ToBFloat16(x); }
+inline uint32_t RoundToBf16x2(float low, float high) {
+  return ToBFloat16(low).bits | static_cast<uint32_t>(ToBFloat16(high).bits)
+                                    << 16;
+}
 template <class T>
 T* DynamicShared() {
   return static_cast<T*>(host_cuda::SharedMemory());
