@@ -87,10 +87,9 @@ class Implementation : public NcclCommunicator {
         size_(host.size()) {}
 
   ~Implementation() override {
-    for (auto* channel : {&group_, &forward_out_, &forward_in_, &backward_out_,
-                          &backward_in_}) {
-      if (*channel != nullptr) world_->Disconnect(**channel);
-    }
+    // In the order in which they were connected, should one wait for the other
+    // side.
+    for (const Channel& channel : opened_) world_->Disconnect(*channel);
     if (scratch_ != nullptr) cuda::FreeDevice(scratch_);
   }
 
@@ -131,13 +130,11 @@ class Implementation : public NcclCommunicator {
   // Both connections between `left` and its right neighbour, of which this rank
   // is one.
   absl::Status ConnectEdge(int left, const ncclUniqueId ids[2]);
-  // NCCL sets a connection up with its first message; later ones need not wait
-  // for that on the host.
-  absl::Status Greet(const Channel& channel,
-                     std::shared_ptr<NcclOperation> greeting,
-                     NcclTransfer::Start start);
-  absl::StatusOr<Channel> Open(const ncclUniqueId& id, int ranks, int rank,
-                               int most_blocks, const std::string& with);
+  // Connects `ranks` ranks as `channel`. NCCL sets a connection up with its
+  // first message, `greeting`; later ones need not wait for that on the host.
+  absl::Status Open(const ncclUniqueId& id, int ranks, int rank,
+                    int most_blocks, std::shared_ptr<NcclOperation> greeting,
+                    NcclTransfer::Start start, Channel& channel);
   // This rank's connection for messages to (`send`) or from `peer`; nullptr:
   // through the host.
   const Channel* ChannelFor(int peer, const CommLabel& label, bool send) const;
@@ -160,6 +157,7 @@ class Implementation : public NcclCommunicator {
   Channel group_;             // all ranks; collectives
   // To and from the right and the left neighbour, by label.direction.
   Channel forward_out_, forward_in_, backward_out_, backward_in_;
+  std::vector<Channel> opened_;  // those above
   CommCounters counters_;
 };
 
@@ -171,14 +169,6 @@ std::shared_ptr<NcclOperation> Implementation::Operation(
   operation->kind = kind;
   operation->label = label;
   return operation;
-}
-
-absl::StatusOr<Implementation::Channel> Implementation::Open(
-    const ncclUniqueId& id, int ranks, int rank, int most_blocks,
-    const std::string& with) {
-  return world_->Connect(
-      id, ranks, rank, most_blocks,
-      absl::StrCat("rank ", rank_, " connecting with ", with));
 }
 
 absl::Status Implementation::Connect(bool neighbours) {
@@ -194,16 +184,15 @@ absl::Status Implementation::Connect(bool neighbours) {
   if (rank_ == 0) world_->nccl().GetUniqueId(&group);
   absl::Status status = host_.Broadcast(&group, sizeof(group), 0, label);
   if (!status.ok()) return status;
-  absl::StatusOr<Channel> channel = Open(
-      group, size_, rank_, 0, absl::StrCat("the other ", size_ - 1, " ranks"));
-  if (!channel.ok()) return channel.status();
-  group_ = *std::move(channel);
   const NcclLibrary& nccl = world_->nccl();
-  status = Greet(group_, Operation(NcclOperation::kCollective, size_, label),
-                 [&](ncclComm_t comm, cudaStream_t stream) {
-                   return nccl.AllGather(scratch_ + rank_, scratch_, 1,
-                                         ncclFloat32, comm, stream);
-                 });
+  status = Open(
+      group, size_, rank_, 0,
+      Operation(NcclOperation::kCollective, size_, label),
+      [&](ncclComm_t comm, cudaStream_t stream) {
+        return nccl.AllGather(scratch_ + rank_, scratch_, 1, ncclFloat32, comm,
+                              stream);
+      },
+      group_);
   if (!status.ok() || !neighbours) return status;
 
   for (ncclUniqueId& id : right) nccl.GetUniqueId(&id);
@@ -226,33 +215,34 @@ absl::Status Implementation::Connect(bool neighbours) {
 absl::Status Implementation::ConnectEdge(int left, const ncclUniqueId ids[2]) {
   const bool at_left = left == rank_;
   const int peer = at_left ? Right(rank_) : left;
+  const int here = at_left ? 0 : 1, there = 1 - here;
+  const NcclLibrary& nccl = world_->nccl();
   for (const bool forward : {true, false}) {
-    absl::StatusOr<Channel> channel =
-        Open(ids[forward ? 0 : 1], 2, at_left ? 0 : 1, kNeighbourBlocks,
-             absl::StrCat("rank ", peer));
-    if (!channel.ok()) return channel.status();
-    Channel& mine = forward ? (at_left ? forward_out_ : forward_in_)
-                            : (at_left ? backward_in_ : backward_out_);
-    mine = *std::move(channel);
     const bool send = forward == at_left;
-    absl::Status status = Greet(
-        mine,
+    absl::Status status = Open(
+        ids[forward ? 0 : 1], 2, here, kNeighbourBlocks,
         Operation(send ? NcclOperation::kSend : NcclOperation::kReceive, peer,
                   {"connecting", -1, -1, forward ? "forward" : "backward"}),
         [&](ncclComm_t comm, cudaStream_t stream) {
-          const NcclLibrary& nccl = world_->nccl();
-          const int there = at_left ? 1 : 0;
           return send ? nccl.Send(scratch_, 1, ncclInt8, there, comm, stream)
                       : nccl.Recv(scratch_, 1, ncclInt8, there, comm, stream);
-        });
+        },
+        forward ? (send ? forward_out_ : forward_in_)
+                : (send ? backward_out_ : backward_in_));
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
-absl::Status Implementation::Greet(const Channel& channel,
-                                   std::shared_ptr<NcclOperation> greeting,
-                                   NcclTransfer::Start start) {
+absl::Status Implementation::Open(const ncclUniqueId& id, int ranks, int rank,
+                                  int most_blocks,
+                                  std::shared_ptr<NcclOperation> greeting,
+                                  NcclTransfer::Start start, Channel& channel) {
+  absl::StatusOr<Channel> opened =
+      world_->Connect(id, ranks, rank, most_blocks, *greeting);
+  if (!opened.ok()) return opened.status();
+  channel = *std::move(opened);
+  opened_.push_back(channel);
   NcclTransfer transfer(world_, channel, greeting, std::move(start));
   absl::Status status = transfer.Wait();
   return status.ok() ? world_->WaitOnHost(*channel, *greeting) : status;

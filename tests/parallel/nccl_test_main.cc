@@ -21,6 +21,7 @@
 #include "kernels/cuda/runtime.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/nccl_communicator.h"
+#include "parallel/nccl_world.h"
 
 namespace carry {
 namespace {
@@ -182,7 +183,7 @@ TEST(Nccl, NeighboursExchangeMessages) { CheckNeighbours(*g_comm); }
 
 // Tags keep apart what does not go between neighbours in a direction.
 TEST(Nccl, OtherMessagesGoThroughTheHostByTag) {
-  Communicator& comm = *g_comm;
+  NcclCommunicator& comm = *g_comm;
   // Without a direction; and, where there are three, to the left in a message
   // marked forward.
   for (const CommLabel& label : {kLabel, kForward}) {
@@ -202,6 +203,19 @@ TEST(Nccl, OtherMessagesGoThroughTheHostByTag) {
     EXPECT_EQ(in.Get(),
               (std::vector<float>{base, base + 1, base + 2, base + 3}));
   }
+  // One after the other, the compute stream far behind the host's buffers.
+  std::vector<std::unique_ptr<Array<float>>> got;
+  for (int i = 0; i < 4; ++i) {
+    Array<float>& in = *got.emplace_back(std::make_unique<Array<float>>(1000));
+    const std::vector<float> mine = Values(1000, 10 * i + comm.rank());
+    auto send = comm.host().Send(mine.data(), 4000, Left(comm), 9, kLabel);
+    auto receive = comm.Receive(in.data(), 4000, Right(comm), 9, kLabel);
+    EXPECT_TRUE(receive->Wait().ok());
+    EXPECT_TRUE(send->Wait().ok());
+  }
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(got[i]->Get(), Values(1000, 10 * i + Right(comm))) << i;
+  }
 }
 
 // A buffer is written, sent and written again; received into, read and received
@@ -216,16 +230,17 @@ TEST(Nccl, BuffersAreReusedInTheOrderOfTheComputeStream) {
     out.Set(0, Values(kN, 100 * i + comm.rank()));
     auto receive = comm.Receive(in.data(), in.bytes(), Left(comm), 0, kForward);
     auto send = comm.Send(out.data(), out.bytes(), Right(comm), 0, kForward);
-    EXPECT_TRUE(receive->Wait().ok());
-    got.push_back(std::make_unique<Array<float>>(kN));
-    got.back()->Take(in);
     // Every other one is only destroyed.
     if (i % 2 == 0) {
       EXPECT_TRUE(send->Wait().ok());
     }
+    send.reset();
+    out.Set(0, Values(kN, -7));
+    EXPECT_TRUE(receive->Wait().ok());
+    got.push_back(std::make_unique<Array<float>>(kN));
+    got.back()->Take(in);
+    in.Set(0, Values(kN, -7));
   }
-  out.Set(0, Values(kN, -7));
-  in.Set(0, Values(kN, -7));
   for (int i = 0; i < kRounds; ++i) {
     EXPECT_EQ(got[i]->Get(), Values(kN, 100 * i + Left(comm))) << i;
   }
@@ -342,7 +357,8 @@ TEST(Nccl, WavefrontOrderWithBothDirectionsInFlight) {
     // Few tapes, held and not; tapes for all.
     for (const int64_t tapes : {1, 2, 12}) {
       Wavefront(*g_comm, 3, chunks, 3).Run(tapes, false);
-      // Held only where the right neighbour does.
+      Wavefront(*g_comm, 3, chunks, 3).Run(tapes, true);
+      // Or only by the last chunk's rank, which has no neighbour to wait for.
       const bool last = (chunks - 1) % size == g_comm->rank();
       Wavefront(*g_comm, 3, chunks, 3).Run(tapes, last);
     }
@@ -407,6 +423,11 @@ TEST(Nccl, WithoutNeighboursEverythingGoesThroughTheHost) {
 // ---------------------------------------------------------------------------
 // Faults, on rank 0's side; rank 1 is silent.
 
+void EndRank(const absl::Status& error) {
+  std::fprintf(stderr, "on_failure: %s\n", error.ToString().c_str());
+  if (!g_stay) _Exit(3);
+}
+
 [[noreturn]] void Sleep() {
   for (;;) pause();
 }
@@ -447,6 +468,26 @@ int SilentCollective() {
   Sleep();
 }
 
+// A rank that does not come to a connection: the host is stuck in NCCL.
+int AbsentPeer() {
+  if (g_comm->rank() == 1) Sleep();
+  const absl::StatusOr<const NcclLibrary*> nccl = LoadNccl("libnccl.so.2");
+  CARRY_CHECK(nccl.ok());
+  NcclOptions options;
+  options.timeout_seconds = 2;
+  options.on_failure = EndRank;
+  NcclWorld world(*nccl, g_compute->get(), 0, options);
+  NcclOperation greeting;
+  greeting.peer = 1;
+  greeting.kind = NcclOperation::kReceive;
+  greeting.label = {"connecting", -1, -1, "forward"};
+  ncclUniqueId id;
+  (*nccl)->GetUniqueId(&id);
+  const absl::Status status = world.Connect(id, 2, 0, 0, greeting).status();
+  std::fprintf(stderr, "Connect: %s\n", status.ToString().c_str());
+  return 1;
+}
+
 // Slower than the poller, faster than the timeout: no error.
 int SlowPeer() {
   for (int i = 0; i < 3; ++i) {
@@ -476,6 +517,7 @@ int RunFault(const std::string& name) {
   if (name == "silent") return SilentPeer();
   if (name == "silent-polled") return SilentPeerPolled();
   if (name == "silent-collective") return SilentCollective();
+  if (name == "absent") return AbsentPeer();
   if (name == "slow") return SlowPeer();
   if (name == "dying") return DyingPeer();
   std::fprintf(stderr, "no fault is called %s\n", name.c_str());
@@ -510,10 +552,7 @@ int Main(int argc, char** argv) {
   NcclOptions options;
   options.timeout_seconds = fault.empty() ? 60 : 2;
   g_stay = fault == "silent-polled";
-  options.on_failure = [](const absl::Status& error) {
-    std::fprintf(stderr, "on_failure: %s\n", error.ToString().c_str());
-    if (!g_stay) _Exit(3);
-  };
+  options.on_failure = EndRank;
   auto comm =
       NcclCommunicator::Create(*g_host, g_compute->get(), std::move(options));
   // NCCL gives each rank a GPU of its own.
