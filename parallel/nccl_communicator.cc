@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "parallel/nccl_transfer.h"
 #include "parallel/nccl_world.h"
 #include "parallel/staged_transfer.h"
 
@@ -19,54 +20,6 @@ namespace {
 constexpr int kNeighbourBlocks = 2;
 constexpr int kIdTag = 0;
 
-class NcclTransfer : public Transfer {
- public:
-  using Start = std::function<ncclResult_t(ncclComm_t, cudaStream_t)>;
-
-  NcclTransfer(std::shared_ptr<NcclWorld> world,
-               std::shared_ptr<NcclChannel> channel,
-               std::shared_ptr<NcclOperation> operation, Start start)
-      : world_(std::move(world)),
-        channel_(std::move(channel)),
-        operation_(std::move(operation)),
-        start_(std::move(start)),
-        status_(world_->MarkReady(*operation_)) {}
-
-  ~NcclTransfer() override {
-    // Its buffer's next use in the compute stream comes after it all the same.
-    if (issued_ && !waited_) (void)world_->MakeComputeWait(*operation_);
-  }
-
-  void Issue() {
-    if (issued_) return;
-    issued_ = true;
-    if (status_.ok()) status_ = world_->Issue(*channel_, operation_, start_);
-  }
-
-  bool Done() override {
-    Issue();
-    if (!status_.ok() || !world_->Health().ok()) return true;
-    const absl::StatusOr<bool> passed = operation_->end.Passed();
-    if (!passed.ok()) status_ = passed.status();
-    return !passed.ok() || *passed;
-  }
-
-  absl::Status Wait() override {
-    Issue();
-    if (status_.ok()) status_ = world_->MakeComputeWait(*operation_);
-    waited_ = true;
-    return status_.ok() ? world_->Health() : status_;
-  }
-
- private:
-  std::shared_ptr<NcclWorld> world_;
-  std::shared_ptr<NcclChannel> channel_;
-  std::shared_ptr<NcclOperation> operation_;
-  Start start_;
-  bool issued_ = false, waited_ = false;
-  absl::Status status_;
-};
-
 // Equal parts that lie one after the other, for which NCCL has one operation.
 bool Uniform(const std::vector<Part>& parts) {
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -74,6 +27,13 @@ bool Uniform(const std::vector<Part>& parts) {
     if (i > 0 && parts[i].begin != parts[i - 1].end) return false;
   }
   return true;
+}
+
+absl::Status MakeId(const NcclLibrary& nccl, ncclUniqueId* id) {
+  const ncclResult_t result = nccl.GetUniqueId(id);
+  if (result == ncclSuccess) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("connecting ranks: NCCL: ", nccl.Explain(result)));
 }
 
 class Implementation : public NcclCommunicator {
@@ -133,7 +93,8 @@ class Implementation : public NcclCommunicator {
   // Connects `ranks` ranks as `channel`. NCCL sets a connection up with its
   // first message, `greeting`; later ones need not wait for that on the host.
   absl::Status Open(const ncclUniqueId& id, int ranks, int rank,
-                    int most_blocks, std::shared_ptr<NcclOperation> greeting,
+                    int most_blocks,
+                    const std::shared_ptr<NcclOperation>& greeting,
                     NcclTransfer::Start start, Channel& channel);
   // This rank's connection for messages to (`send`) or from `peer`; nullptr:
   // through the host.
@@ -181,10 +142,11 @@ absl::Status Implementation::Connect(bool neighbours) {
   const CommLabel label = {"connecting", -1, -1, ""};
   // The group's, and those of this rank's edge to the right.
   ncclUniqueId group{}, right[2]{}, left[2]{};
-  if (rank_ == 0) world_->nccl().GetUniqueId(&group);
-  absl::Status status = host_.Broadcast(&group, sizeof(group), 0, label);
-  if (!status.ok()) return status;
   const NcclLibrary& nccl = world_->nccl();
+  absl::Status status;
+  if (rank_ == 0) status = MakeId(nccl, &group);
+  if (status.ok()) status = host_.Broadcast(&group, sizeof(group), 0, label);
+  if (!status.ok()) return status;
   status = Open(
       group, size_, rank_, 0,
       Operation(NcclOperation::kCollective, size_, label),
@@ -195,7 +157,10 @@ absl::Status Implementation::Connect(bool neighbours) {
       group_);
   if (!status.ok() || !neighbours) return status;
 
-  for (ncclUniqueId& id : right) nccl.GetUniqueId(&id);
+  for (ncclUniqueId& id : right) {
+    if (status.ok()) status = MakeId(nccl, &id);
+  }
+  if (!status.ok()) return status;
   auto in = host_.Receive(left, sizeof(left), Left(rank_), kIdTag, label);
   auto out = host_.Send(right, sizeof(right), Right(rank_), kIdTag, label);
   status = in->Wait();
@@ -234,10 +199,10 @@ absl::Status Implementation::ConnectEdge(int left, const ncclUniqueId ids[2]) {
   return absl::OkStatus();
 }
 
-absl::Status Implementation::Open(const ncclUniqueId& id, int ranks, int rank,
-                                  int most_blocks,
-                                  std::shared_ptr<NcclOperation> greeting,
-                                  NcclTransfer::Start start, Channel& channel) {
+absl::Status Implementation::Open(
+    const ncclUniqueId& id, int ranks, int rank, int most_blocks,
+    const std::shared_ptr<NcclOperation>& greeting, NcclTransfer::Start start,
+    Channel& channel) {
   absl::StatusOr<Channel> opened =
       world_->Connect(id, ranks, rank, most_blocks, *greeting);
   if (!opened.ok()) return opened.status();
