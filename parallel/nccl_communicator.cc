@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "parallel/nccl_transfer.h"
 #include "parallel/nccl_world.h"
 #include "parallel/staged_transfer.h"
 
@@ -19,54 +20,6 @@ namespace {
 constexpr int kNeighbourBlocks = 2;
 constexpr int kIdTag = 0;
 
-class NcclTransfer : public Transfer {
- public:
-  using Start = std::function<ncclResult_t(ncclComm_t, cudaStream_t)>;
-
-  NcclTransfer(std::shared_ptr<NcclWorld> world,
-               std::shared_ptr<NcclChannel> channel,
-               std::shared_ptr<NcclOperation> operation, Start start)
-      : world_(std::move(world)),
-        channel_(std::move(channel)),
-        operation_(std::move(operation)),
-        start_(std::move(start)),
-        status_(world_->MarkReady(*operation_)) {}
-
-  ~NcclTransfer() override {
-    // Its buffer's next use in the compute stream comes after it all the same.
-    if (issued_ && !waited_) (void)world_->MakeComputeWait(*operation_);
-  }
-
-  void Issue() {
-    if (issued_) return;
-    issued_ = true;
-    if (status_.ok()) status_ = world_->Issue(*channel_, operation_, start_);
-  }
-
-  bool Done() override {
-    Issue();
-    if (!status_.ok() || !world_->Health().ok()) return true;
-    const absl::StatusOr<bool> passed = operation_->end.Passed();
-    if (!passed.ok()) status_ = passed.status();
-    return !passed.ok() || *passed;
-  }
-
-  absl::Status Wait() override {
-    Issue();
-    if (status_.ok()) status_ = world_->MakeComputeWait(*operation_);
-    waited_ = true;
-    return status_.ok() ? world_->Health() : status_;
-  }
-
- private:
-  std::shared_ptr<NcclWorld> world_;
-  std::shared_ptr<NcclChannel> channel_;
-  std::shared_ptr<NcclOperation> operation_;
-  Start start_;
-  bool issued_ = false, waited_ = false;
-  absl::Status status_;
-};
-
 // Equal parts that lie one after the other, for which NCCL has one operation.
 bool Uniform(const std::vector<Part>& parts) {
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -74,6 +27,13 @@ bool Uniform(const std::vector<Part>& parts) {
     if (i > 0 && parts[i].begin != parts[i - 1].end) return false;
   }
   return true;
+}
+
+absl::Status MakeId(const NcclLibrary& nccl, ncclUniqueId* id) {
+  const ncclResult_t result = nccl.GetUniqueId(id);
+  if (result == ncclSuccess) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("connecting ranks: NCCL: ", nccl.Explain(result)));
 }
 
 class Implementation : public NcclCommunicator {
@@ -87,10 +47,9 @@ class Implementation : public NcclCommunicator {
         size_(host.size()) {}
 
   ~Implementation() override {
-    for (auto* channel : {&group_, &forward_out_, &forward_in_, &backward_out_,
-                          &backward_in_}) {
-      if (*channel != nullptr) world_->Disconnect(**channel);
-    }
+    // In the order in which they were connected, should one wait for the other
+    // side.
+    for (const Channel& channel : opened_) world_->Disconnect(*channel);
     if (scratch_ != nullptr) cuda::FreeDevice(scratch_);
   }
 
@@ -131,13 +90,12 @@ class Implementation : public NcclCommunicator {
   // Both connections between `left` and its right neighbour, of which this rank
   // is one.
   absl::Status ConnectEdge(int left, const ncclUniqueId ids[2]);
-  // NCCL sets a connection up with its first message; later ones need not wait
-  // for that on the host.
-  absl::Status Greet(const Channel& channel,
-                     std::shared_ptr<NcclOperation> greeting,
-                     NcclTransfer::Start start);
-  absl::StatusOr<Channel> Open(const ncclUniqueId& id, int ranks, int rank,
-                               int most_blocks, const std::string& with);
+  // Connects `ranks` ranks as `channel`. NCCL sets a connection up with its
+  // first message, `greeting`; later ones need not wait for that on the host.
+  absl::Status Open(const ncclUniqueId& id, int ranks, int rank,
+                    int most_blocks,
+                    const std::shared_ptr<NcclOperation>& greeting,
+                    NcclTransfer::Start start, Channel& channel);
   // This rank's connection for messages to (`send`) or from `peer`; nullptr:
   // through the host.
   const Channel* ChannelFor(int peer, const CommLabel& label, bool send) const;
@@ -160,6 +118,7 @@ class Implementation : public NcclCommunicator {
   Channel group_;             // all ranks; collectives
   // To and from the right and the left neighbour, by label.direction.
   Channel forward_out_, forward_in_, backward_out_, backward_in_;
+  std::vector<Channel> opened_;  // those above
   CommCounters counters_;
 };
 
@@ -173,14 +132,6 @@ std::shared_ptr<NcclOperation> Implementation::Operation(
   return operation;
 }
 
-absl::StatusOr<Implementation::Channel> Implementation::Open(
-    const ncclUniqueId& id, int ranks, int rank, int most_blocks,
-    const std::string& with) {
-  return world_->Connect(
-      id, ranks, rank, most_blocks,
-      absl::StrCat("rank ", rank_, " connecting with ", with));
-}
-
 absl::Status Implementation::Connect(bool neighbours) {
   if (size_ == 1) return absl::OkStatus();
   scratch_ = static_cast<float*>(
@@ -191,22 +142,25 @@ absl::Status Implementation::Connect(bool neighbours) {
   const CommLabel label = {"connecting", -1, -1, ""};
   // The group's, and those of this rank's edge to the right.
   ncclUniqueId group{}, right[2]{}, left[2]{};
-  if (rank_ == 0) world_->nccl().GetUniqueId(&group);
-  absl::Status status = host_.Broadcast(&group, sizeof(group), 0, label);
-  if (!status.ok()) return status;
-  absl::StatusOr<Channel> channel = Open(
-      group, size_, rank_, 0, absl::StrCat("the other ", size_ - 1, " ranks"));
-  if (!channel.ok()) return channel.status();
-  group_ = *std::move(channel);
   const NcclLibrary& nccl = world_->nccl();
-  status = Greet(group_, Operation(NcclOperation::kCollective, size_, label),
-                 [&](ncclComm_t comm, cudaStream_t stream) {
-                   return nccl.AllGather(scratch_ + rank_, scratch_, 1,
-                                         ncclFloat32, comm, stream);
-                 });
+  absl::Status status;
+  if (rank_ == 0) status = MakeId(nccl, &group);
+  if (status.ok()) status = host_.Broadcast(&group, sizeof(group), 0, label);
+  if (!status.ok()) return status;
+  status = Open(
+      group, size_, rank_, 0,
+      Operation(NcclOperation::kCollective, size_, label),
+      [&](ncclComm_t comm, cudaStream_t stream) {
+        return nccl.AllGather(scratch_ + rank_, scratch_, 1, ncclFloat32, comm,
+                              stream);
+      },
+      group_);
   if (!status.ok() || !neighbours) return status;
 
-  for (ncclUniqueId& id : right) nccl.GetUniqueId(&id);
+  for (ncclUniqueId& id : right) {
+    if (status.ok()) status = MakeId(nccl, &id);
+  }
+  if (!status.ok()) return status;
   auto in = host_.Receive(left, sizeof(left), Left(rank_), kIdTag, label);
   auto out = host_.Send(right, sizeof(right), Right(rank_), kIdTag, label);
   status = in->Wait();
@@ -226,33 +180,34 @@ absl::Status Implementation::Connect(bool neighbours) {
 absl::Status Implementation::ConnectEdge(int left, const ncclUniqueId ids[2]) {
   const bool at_left = left == rank_;
   const int peer = at_left ? Right(rank_) : left;
+  const int here = at_left ? 0 : 1, there = 1 - here;
+  const NcclLibrary& nccl = world_->nccl();
   for (const bool forward : {true, false}) {
-    absl::StatusOr<Channel> channel =
-        Open(ids[forward ? 0 : 1], 2, at_left ? 0 : 1, kNeighbourBlocks,
-             absl::StrCat("rank ", peer));
-    if (!channel.ok()) return channel.status();
-    Channel& mine = forward ? (at_left ? forward_out_ : forward_in_)
-                            : (at_left ? backward_in_ : backward_out_);
-    mine = *std::move(channel);
     const bool send = forward == at_left;
-    absl::Status status = Greet(
-        mine,
+    absl::Status status = Open(
+        ids[forward ? 0 : 1], 2, here, kNeighbourBlocks,
         Operation(send ? NcclOperation::kSend : NcclOperation::kReceive, peer,
                   {"connecting", -1, -1, forward ? "forward" : "backward"}),
         [&](ncclComm_t comm, cudaStream_t stream) {
-          const NcclLibrary& nccl = world_->nccl();
-          const int there = at_left ? 1 : 0;
           return send ? nccl.Send(scratch_, 1, ncclInt8, there, comm, stream)
                       : nccl.Recv(scratch_, 1, ncclInt8, there, comm, stream);
-        });
+        },
+        forward ? (send ? forward_out_ : forward_in_)
+                : (send ? backward_out_ : backward_in_));
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
-absl::Status Implementation::Greet(const Channel& channel,
-                                   std::shared_ptr<NcclOperation> greeting,
-                                   NcclTransfer::Start start) {
+absl::Status Implementation::Open(
+    const ncclUniqueId& id, int ranks, int rank, int most_blocks,
+    const std::shared_ptr<NcclOperation>& greeting, NcclTransfer::Start start,
+    Channel& channel) {
+  absl::StatusOr<Channel> opened =
+      world_->Connect(id, ranks, rank, most_blocks, *greeting);
+  if (!opened.ok()) return opened.status();
+  channel = *std::move(opened);
+  opened_.push_back(channel);
   NcclTransfer transfer(world_, channel, greeting, std::move(start));
   absl::Status status = transfer.Wait();
   return status.ok() ? world_->WaitOnHost(*channel, *greeting) : status;

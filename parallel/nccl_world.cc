@@ -79,7 +79,7 @@ absl::Status NcclWorld::Cuda(const cuda::LaunchStatus& status,
 }
 
 absl::Status NcclWorld::Settle(ncclComm_t comm, ncclResult_t result,
-                               const std::string& who) {
+                               const NcclOperation& what) {
   const Clock::time_point deadline = Clock::now() + timeout_;
   while (result == ncclInProgress) {
     if (is_broken_) return Health();
@@ -87,8 +87,9 @@ absl::Status NcclWorld::Settle(ncclComm_t comm, ncclResult_t result,
     if (asked != ncclSuccess) result = asked;
     if (result != ncclInProgress) break;
     if (Clock::now() > deadline) {
-      Break(absl::DeadlineExceededError(absl::StrCat(
-                who, ": nothing came for ", options_.timeout_seconds, " s")),
+      Break(absl::DeadlineExceededError(
+                absl::StrCat(what.Who(), ": nothing came for ",
+                             options_.timeout_seconds, " s")),
             false);
       return Health();
     }
@@ -96,27 +97,37 @@ absl::Status NcclWorld::Settle(ncclComm_t comm, ncclResult_t result,
   }
   if (result == ncclSuccess) return absl::OkStatus();
   Break(absl::InternalError(
-            absl::StrCat(who, ": NCCL: ", nccl_->Explain(result))),
+            absl::StrCat(what.Who(), ": NCCL: ", nccl_->Explain(result))),
         false);
   return Health();
 }
 
+void NcclWorld::EnterCall(const NcclOperation* what) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  call_ = what;
+  call_since_ = Clock::now();
+}
+
 absl::StatusOr<std::shared_ptr<NcclChannel>> NcclWorld::Connect(
     const ncclUniqueId& id, int ranks, int rank, int most_blocks,
-    const std::string& who) {
+    const NcclOperation& what) {
   auto channel = std::make_shared<NcclChannel>();
   if (!channel->stream.status().ok()) return channel->stream.status();
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-  config.blocking = 0;
+  config.blocking = 1;
   if (most_blocks > 0) config.maxCTAs = most_blocks;
-  const std::lock_guard<std::mutex> calls(calls_);
+  const std::lock_guard<std::timed_mutex> calls(calls_);
+  ncclComm_t comm = nullptr;
+  EnterCall(&what);
   const ncclResult_t result =
-      nccl_->CommInitRankConfig(&channel->comm, ranks, id, rank, &config);
-  absl::Status status = Settle(channel->comm, result, who);
+      nccl_->CommInitRankConfig(&comm, ranks, id, rank, &config);
+  absl::Status status = Settle(comm, result, what);
+  EnterCall(nullptr);
   if (!status.ok()) {
-    if (channel->comm != nullptr) nccl_->CommAbort(channel->comm);
+    if (comm != nullptr) nccl_->CommAbort(comm);
     return status;
   }
+  channel->comm = comm;
   const std::lock_guard<std::mutex> lock(mutex_);
   channels_.push_back(channel);
   return channel;
@@ -130,17 +141,20 @@ void NcclWorld::Disconnect(NcclChannel& channel) {
   }
   // If that fails the world is broken.
   if (last != nullptr) (void)WaitOnHost(channel, *last);
-  const std::lock_guard<std::mutex> calls(calls_);
-  if (channel.comm != nullptr) {
-    // Destroy may wait for the others, without a timeout, unless Finalize has.
-    if (!is_broken_ && Settle(channel.comm, nccl_->CommFinalize(channel.comm),
-                              "leaving a group of ranks")
-                           .ok()) {
-      nccl_->CommDestroy(channel.comm);
-    } else {
-      nccl_->CommAbort(channel.comm);
+  {
+    NcclOperation leaving;
+    leaving.label.operation = "leaving a group of ranks";
+    const std::lock_guard<std::timed_mutex> calls(calls_);
+    EnterCall(&leaving);
+    const ncclComm_t comm = channel.comm.exchange(nullptr);
+    // Both may wait for the other ranks.
+    if (comm != nullptr && !is_broken_ &&
+        Settle(comm, nccl_->CommFinalize(comm), leaving).ok()) {
+      nccl_->CommDestroy(comm);
+    } else if (comm != nullptr) {
+      nccl_->CommAbort(comm);
     }
-    channel.comm = nullptr;
+    EnterCall(nullptr);
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   channels_.erase(
@@ -157,15 +171,15 @@ absl::Status NcclWorld::Issue(NcclChannel& channel,
                               const std::shared_ptr<NcclOperation>& operation,
                               Call call) {
   const cuda::Stream stream = channel.stream.get();
-  const std::lock_guard<std::mutex> calls(calls_);
-  if (is_broken_ || channel.comm == nullptr) return Health();
+  const std::lock_guard<std::timed_mutex> calls(calls_);
+  const ncclComm_t comm = channel.comm;
+  if (is_broken_ || comm == nullptr) return Health();
   absl::Status status = Cuda(operation->ready.MakeWait(stream), *operation);
   if (status.ok()) status = Cuda(operation->begin.Record(stream), *operation);
   if (status.ok()) {
-    const ncclResult_t result = call(channel.comm, stream);
-    status = result == ncclSuccess
-                 ? absl::OkStatus()
-                 : Settle(channel.comm, result, operation->Who());
+    EnterCall(operation.get());
+    status = Settle(comm, call(comm, stream), *operation);
+    EnterCall(nullptr);
   }
   if (status.ok()) status = Cuda(operation->end.Record(stream), *operation);
   if (!status.ok()) return status;
@@ -235,10 +249,11 @@ void NcclWorld::PollChannel(NcclChannel& channel) {
     }
   }
   // Somebody in a call sees its errors.
-  const std::unique_lock<std::mutex> calls(calls_, std::try_to_lock);
-  if (!calls.owns_lock() || channel.comm == nullptr || is_broken_) return;
+  const std::unique_lock<std::timed_mutex> calls(calls_, std::try_to_lock);
+  const ncclComm_t comm = channel.comm;
+  if (!calls.owns_lock() || comm == nullptr || is_broken_) return;
   ncclResult_t result = ncclSuccess;
-  if (nccl_->CommGetAsyncError(channel.comm, &result) != ncclSuccess) return;
+  if (nccl_->CommGetAsyncError(comm, &result) != ncclSuccess) return;
   if (result == ncclSuccess || result == ncclInProgress) return;
   std::string who = "between ranks";
   {
@@ -251,17 +266,17 @@ void NcclWorld::PollChannel(NcclChannel& channel) {
 }
 
 void NcclWorld::AbortAll() {
-  // A call that waits sees that the world is broken, and ends.
-  const std::lock_guard<std::mutex> calls(calls_);
+  // Who holds it may be stuck in a call, which this ends.
+  const std::unique_lock<std::timed_mutex> calls(calls_,
+                                                 std::chrono::seconds(1));
   std::vector<std::shared_ptr<NcclChannel>> channels;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     channels = channels_;
   }
   for (const auto& channel : channels) {
-    if (channel->comm == nullptr) continue;
-    nccl_->CommAbort(channel->comm);
-    channel->comm = nullptr;
+    const ncclComm_t comm = channel->comm.exchange(nullptr);
+    if (comm != nullptr) nccl_->CommAbort(comm);
   }
 }
 
@@ -287,9 +302,10 @@ void NcclWorld::Poll() {
   AbortAll();
 }
 
-std::shared_ptr<NcclOperation> NcclWorld::Overdue(bool blind) const {
+const NcclOperation* NcclWorld::Overdue(bool blind) const {
   const Clock::time_point now = Clock::now();
-  std::shared_ptr<NcclOperation> oldest;
+  if (call_ != nullptr && now - call_since_ > timeout_) return call_;
+  const NcclOperation* oldest = nullptr;
   Clock::time_point since = now - timeout_;
   if (last_end_ > since) return nullptr;
   for (const auto& channel : channels_) {
@@ -300,7 +316,7 @@ std::shared_ptr<NcclOperation> NcclWorld::Overdue(bool blind) const {
         head->has_begun ? head->begun : head->issued;
     if (begun < since) {
       since = begun;
-      oldest = head;
+      oldest = head.get();
     }
   }
   return oldest;
@@ -313,7 +329,7 @@ void NcclWorld::Watch() {
     if (stop_ || is_broken_) break;
     // No word from the driver for as long: then what was put in is all we know.
     const bool blind = Clock::now() - last_poll_ > timeout_;
-    const std::shared_ptr<NcclOperation> overdue = Overdue(blind);
+    const NcclOperation* overdue = Overdue(blind);
     if (overdue == nullptr) continue;
     broken_ = absl::DeadlineExceededError(absl::StrCat(
         overdue->Who(), ": nothing came for ", options_.timeout_seconds, " s",

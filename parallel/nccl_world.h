@@ -4,8 +4,13 @@
 // Two threads, because a driver that hangs would hang who asks it:
 //   poller   asks events and communicators every 50 ms; aborts all
 //            communicators once the world is broken
-//   watch    calls neither CUDA nor NCCL; looks at what the poller found,
-//            breaks the world after the timeout, calls options.on_failure
+//   watch    calls neither CUDA nor NCCL; looks at what the poller found and at
+//            how long the main thread is in a call of NCCL's, breaks the world
+//            after the timeout, calls options.on_failure
+//
+// Communicators are made to block in such calls where they set up connections.
+// Those that never block start a thread for each operation in recent versions
+// of NCCL, which would take the host longer than a layer's kernels.
 #pragma once
 
 #include <atomic>
@@ -50,7 +55,8 @@ struct NcclOperation {
 
 // An NCCL communicator and the stream of all its operations.
 struct NcclChannel {
-  ncclComm_t comm = nullptr;  // guarded by NcclWorld::calls_
+  // nullptr: ended. Changed under NcclWorld::calls_, but by a last resort.
+  std::atomic<ncclComm_t> comm = nullptr;
   cuda::OwnedStream stream{/*urgent=*/true};
   // Put into the stream and not seen to have ended; by NcclWorld::mutex_.
   std::deque<std::shared_ptr<NcclOperation>> running;
@@ -74,11 +80,10 @@ class NcclWorld {
   void Break(const absl::Status& error, bool tell);
 
   // Collective over the channel's ranks. `most_blocks` bounds the thread blocks
-  // of its kernels; 0: NCCL's choice. `who` is for errors.
-  absl::StatusOr<std::shared_ptr<NcclChannel>> Connect(const ncclUniqueId& id,
-                                                       int ranks, int rank,
-                                                       int most_blocks,
-                                                       const std::string& who);
+  // of its kernels; 0: NCCL's choice. `what` is for errors.
+  absl::StatusOr<std::shared_ptr<NcclChannel>> Connect(
+      const ncclUniqueId& id, int ranks, int rank, int most_blocks,
+      const NcclOperation& what);
   // Waits for what is under way, unless the world is broken.
   void Disconnect(NcclChannel& channel);
 
@@ -96,15 +101,19 @@ class NcclWorld {
  private:
   using Clock = NcclOperation::Clock;
   absl::Status Cuda(const cuda::LaunchStatus& status, const NcclOperation& op);
-  // Calls do not block: waits until NCCL has done its part on the host.
+  // Waits until NCCL has done its part on the host, should calls not block
+  // (NCCL_COMM_BLOCKING=0 in the environment).
   absl::Status Settle(ncclComm_t comm, ncclResult_t result,
-                      const std::string& who);
+                      const NcclOperation& what);
+  // Tells the watch of a call that the main thread is about to make, or of
+  // none.
+  void EnterCall(const NcclOperation* what);
   void Poll();
   void PollChannel(NcclChannel& channel);
   void AbortAll();
   void Watch();
   // The operation that is overdue, if one is. `blind`: the poller is stuck.
-  std::shared_ptr<NcclOperation> Overdue(bool blind) const;
+  const NcclOperation* Overdue(bool blind) const;
   // This and earlier ones have ended. Under mutex_.
   void RemoveUpTo(NcclChannel& channel, const NcclOperation& operation);
 
@@ -116,12 +125,14 @@ class NcclWorld {
 
   // Held around every NCCL call on a communicator; never while waiting for the
   // device. Before mutex_ where both are held.
-  std::mutex calls_;
+  std::timed_mutex calls_;
   mutable std::mutex mutex_;  // guards what follows, and `running` of channels
   std::condition_variable changed_;
   absl::Status broken_;
   bool tell_ = false, stop_ = false;
   std::vector<std::shared_ptr<NcclChannel>> channels_;
+  const NcclOperation* call_ = nullptr;  // that the main thread is in
+  Clock::time_point call_since_;
   Clock::time_point last_end_;   // of any operation
   Clock::time_point last_poll_;  // the poller came round
 

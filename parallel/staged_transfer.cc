@@ -20,8 +20,9 @@ class Finished : public Transfer {
 class Staged : public Transfer {
  public:
   // A send has filled its block already; a receive's goes to `data`.
-  Staged(std::unique_ptr<Transfer> message, PinnedBlocks& blocks, void* block,
-         int64_t bytes, cuda::Stream compute, void* data)
+  Staged(std::unique_ptr<Transfer> message, PinnedBlocks& blocks,
+         PinnedBlocks::Block block, int64_t bytes, cuda::Stream compute,
+         void* data)
       : message_(std::move(message)),
         blocks_(blocks),
         block_(block),
@@ -30,23 +31,23 @@ class Staged : public Transfer {
         data_(data) {}
 
   ~Staged() override {
-    // Not waited for: the host communicator is broken, or may still use it.
-    if (block_ != nullptr && message_->Done()) blocks_.GiveBack(block_);
+    // A message that was not waited for may still be read from its block.
+    if (block_.memory != nullptr && message_->Done()) blocks_.GiveBack(block_);
   }
 
-  bool Done() override { return block_ == nullptr || message_->Done(); }
+  bool Done() override { return block_.memory == nullptr || message_->Done(); }
 
   absl::Status Wait() override {
-    if (block_ == nullptr) return status_;
+    if (block_.memory == nullptr) return status_;
     status_ = message_->Wait();
     if (!status_.ok()) return status_;
-    void* block = std::exchange(block_, nullptr);
+    const PinnedBlocks::Block block = std::exchange(block_, {});
     if (data_ == nullptr) {
       blocks_.GiveBack(block);
       return status_;
     }
-    status_ = cuda::ToStatus(
-        cuda::CopyAsync(data_, bytes_, block, bytes_, bytes_, 1, compute_));
+    status_ = cuda::ToStatus(cuda::CopyAsync(data_, bytes_, block.memory,
+                                             bytes_, bytes_, 1, compute_));
     if (status_.ok()) status_ = blocks_.GiveBackAfter(block, compute_);
     return status_;
   }
@@ -54,7 +55,7 @@ class Staged : public Transfer {
  private:
   std::unique_ptr<Transfer> message_;
   PinnedBlocks& blocks_;
-  void* block_;
+  PinnedBlocks::Block block_;  // no memory: done with
   int64_t bytes_;
   cuda::Stream compute_;
   void* data_;
@@ -72,47 +73,54 @@ absl::Status NoPinnedMemory(int64_t bytes, const CommLabel& label) {
 }  // namespace
 
 PinnedBlocks::~PinnedBlocks() {
-  for (Block& block : in_use_) {
-    (void)block.last_use.Wait();
-    cuda::FreePinned(block.memory);
+  for (const InUse& use : in_use_) {
+    (void)use.last_use.Wait();
+    cuda::FreePinned(use.block.memory);
   }
+  for (const auto& [bytes, block] : free_) cuda::FreePinned(block.memory);
 }
 
-void* PinnedBlocks::Take(int64_t bytes) {
-  FreePassed();
-  return cuda::MallocPinned(bytes);
-}
-
-void PinnedBlocks::GiveBack(void* block) { cuda::FreePinned(block); }
-
-absl::Status PinnedBlocks::GiveBackAfter(void* block, cuda::Stream stream) {
-  in_use_.push_back({block, cuda::Event()});
-  return cuda::ToStatus(in_use_.back().last_use.Record(stream));
-}
-
-void PinnedBlocks::FreePassed() {
+PinnedBlocks::Block PinnedBlocks::Take(int64_t bytes) {
   while (!in_use_.empty()) {
     const absl::StatusOr<bool> passed = in_use_.front().last_use.Passed();
-    if (!passed.ok() || !*passed) return;
-    cuda::FreePinned(in_use_.front().memory);
+    if (!passed.ok() || !*passed) break;
+    GiveBack(in_use_.front().block);
     in_use_.pop_front();
   }
+  const auto fits = free_.lower_bound(bytes);
+  if (fits == free_.end()) return {cuda::MallocPinned(bytes), bytes};
+  const Block block = fits->second;
+  free_.erase(fits);
+  return block;
+}
+
+void PinnedBlocks::GiveBack(const Block& block) {
+  free_.emplace(block.bytes, block);
+}
+
+absl::Status PinnedBlocks::GiveBackAfter(const Block& block,
+                                         cuda::Stream stream) {
+  in_use_.push_back({block, cuda::Event()});
+  return cuda::ToStatus(in_use_.back().last_use.Record(stream));
 }
 
 std::unique_ptr<Transfer> StagedSend(Communicator& host, PinnedBlocks& blocks,
                                      cuda::Stream compute, const void* data,
                                      int64_t bytes, int to, int tag,
                                      const CommLabel& label) {
-  void* block = blocks.Take(bytes);
-  if (block == nullptr) return FinishedTransfer(NoPinnedMemory(bytes, label));
+  const PinnedBlocks::Block block = blocks.Take(bytes);
+  if (block.memory == nullptr) {
+    return FinishedTransfer(NoPinnedMemory(bytes, label));
+  }
   absl::Status status = cuda::ToStatus(
-      cuda::CopyAsync(block, bytes, data, bytes, bytes, 1, compute));
+      cuda::CopyAsync(block.memory, bytes, data, bytes, bytes, 1, compute));
   cuda::Event copied;
   if (status.ok()) status = cuda::ToStatus(copied.Record(compute));
   if (status.ok()) status = copied.Wait();
   if (!status.ok()) return FinishedTransfer(status);
-  return std::make_unique<Staged>(host.Send(block, bytes, to, tag, label),
-                                  blocks, block, bytes, compute, nullptr);
+  return std::make_unique<Staged>(
+      host.Send(block.memory, bytes, to, tag, label), blocks, block, bytes,
+      compute, nullptr);
 }
 
 std::unique_ptr<Transfer> StagedReceive(Communicator& host,
@@ -120,10 +128,13 @@ std::unique_ptr<Transfer> StagedReceive(Communicator& host,
                                         cuda::Stream compute, void* data,
                                         int64_t bytes, int from, int tag,
                                         const CommLabel& label) {
-  void* block = blocks.Take(bytes);
-  if (block == nullptr) return FinishedTransfer(NoPinnedMemory(bytes, label));
-  return std::make_unique<Staged>(host.Receive(block, bytes, from, tag, label),
-                                  blocks, block, bytes, compute, data);
+  const PinnedBlocks::Block block = blocks.Take(bytes);
+  if (block.memory == nullptr) {
+    return FinishedTransfer(NoPinnedMemory(bytes, label));
+  }
+  return std::make_unique<Staged>(
+      host.Receive(block.memory, bytes, from, tag, label), blocks, block, bytes,
+      compute, data);
 }
 
 std::unique_ptr<Transfer> FinishedTransfer(absl::Status status) {

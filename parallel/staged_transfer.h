@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -17,27 +18,33 @@
 
 namespace carry {
 
-// Pinned host memory that may still be in use by copies of the device.
+// Pinned host memory. Kept for the next message: to allocate or free it stops
+// the device.
 class PinnedBlocks {
  public:
+  struct Block {
+    void* memory = nullptr;
+    int64_t bytes = 0;
+  };
+
   PinnedBlocks() = default;
   ~PinnedBlocks();
   PinnedBlocks(const PinnedBlocks&) = delete;
   PinnedBlocks& operator=(const PinnedBlocks&) = delete;
 
-  // nullptr if there is none left.
-  void* Take(int64_t bytes);
-  void GiveBack(void* block);
+  // Of at least so many bytes; no memory if there is none left.
+  Block Take(int64_t bytes);
+  void GiveBack(const Block& block);
   // GiveBack once `stream` has come to this point.
-  absl::Status GiveBackAfter(void* block, cuda::Stream stream);
+  absl::Status GiveBackAfter(const Block& block, cuda::Stream stream);
 
  private:
-  void FreePassed();
-  struct Block {
-    void* memory;
+  struct InUse {
+    Block block;
     cuda::Event last_use;
   };
-  std::deque<Block> in_use_;
+  std::multimap<int64_t, Block> free_;  // by size
+  std::deque<InUse> in_use_;            // by copies of the device
 };
 
 // `data` is device memory; `blocks` outlives the transfer.

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "gtest/gtest.h"
+#include "parallel/nccl_communicator.h"
 #include "tests/parallel/run_ranks.h"
 
 namespace carry {
@@ -125,6 +126,21 @@ TEST(Communicator, AnotherSizeIsAnError) {
       absl::Status status = comm->Receive(&value, 8, 0, 0, kLabel)->Wait();
       EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
     }
+  });
+}
+
+// With or without CUDA and NCCL built in.
+TEST(Communicator, RanksOnGpusNeedNcclAndSaySo) {
+  RunRanks(2, [](std::unique_ptr<Communicator> comm) {
+    NcclOptions options;
+    options.library = "libnccl-not-there.so.2";
+    const absl::Status status =
+        NcclCommunicator::Create(*comm, nullptr, options).status();
+    const std::string text(status.message());
+    EXPECT_FALSE(status.ok());
+    EXPECT_NE(text.find("need NCCL"), std::string::npos) << text;
+    EXPECT_NE(text.find("install "), std::string::npos) << text;
+    EXPECT_NE(text.find("device: CPU"), std::string::npos) << text;
   });
 }
 

@@ -54,6 +54,8 @@ carry, layer 3, chunk 17, backward: nothing came for 2 s"
 fault silent-polled 3 "every call says so"
 fault silent-collective 3 "on_failure: DEADLINE_EXCEEDED: rank 0 of 2 in \
 gradient reduction, layer 2, backward: nothing came for 2 s"
+fault absent 3 "on_failure: DEADLINE_EXCEEDED: rank 0 receiving from rank 1 in \
+connecting, forward: nothing came for 2 s"
 fault slow 0 ""
 fault dying other "signal 9"
 exit $failed
