@@ -11,9 +11,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "framework/device.h"
+#include "kernels/cuda/backend.h"
+#include "kernels/cuda/device_spans.h"
 
 namespace carry {
 namespace {
+
+using cuda::DeviceSpans;
 
 // Every rank holds one piece of each at a time.
 constexpr size_t kPieceBytes = size_t{128} << 10;
@@ -27,6 +32,17 @@ int64_t Now() {
 
 bool Is(const char* text, const char* word) {
   return std::strcmp(text, word) == 0;
+}
+
+cuda::Stream ComputeStream() {
+  return cuda::StreamOf(BackendOf(Device::kCuda));
+}
+
+std::shared_ptr<cuda::Event> RecordNow() {
+  auto event = std::make_shared<cuda::Event>(/*timed=*/true);
+  // A span whose event failed never ends and is left out.
+  static_cast<void>(event->Record(ComputeStream()).ok());
+  return event;
 }
 
 std::string Line(const TraceRecorder::Event& e, int rank, int64_t origin) {
@@ -43,40 +59,98 @@ std::string Line(const TraceRecorder::Event& e, int rank, int64_t origin) {
   std::string name = e.name;
   if (Is(e.category, "layer")) absl::StrAppend(&name, " ", e.layer);
   return absl::StrFormat(
-      ",\n{\"ph\":\"X\",\"pid\":%d,\"tid\":0,\"ts\":%.3f,\"dur\":%.3f,"
+      ",\n{\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,"
       "\"cat\":\"%s\",\"name\":\"%s\",\"args\":{%s}}",
-      rank, static_cast<double>(e.begin - origin) * 1e-3,
+      rank, e.row, static_cast<double>(e.begin - origin) * 1e-3,
       static_cast<double>(e.end - e.begin) * 1e-3, e.category, name, args);
+}
+
+std::string RowNames(int rank) {
+  const char* names[] = {"host", "GPU: ops", "GPU: sends", "GPU: receives",
+                         "GPU: collectives"};
+  std::string text;
+  for (int row = 0; row < 5; ++row) {
+    absl::StrAppendFormat(&text,
+                          ",\n{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,"
+                          "\"name\":\"thread_name\","
+                          "\"args\":{\"name\":\"%s\"}}",
+                          rank, row, names[row]);
+  }
+  return text;
 }
 
 }  // namespace
 
-TraceRecorder::TraceRecorder(int64_t most) : most_(most) {
+TraceRecorder::TraceRecorder(int64_t most)
+    : most_(most), device_(DefaultDevice() == Device::kCuda) {
   SetSpanObserver(this);
+  DeviceSpans::Get().Enable(device_);
 }
 
-TraceRecorder::~TraceRecorder() { SetSpanObserver(nullptr); }
+TraceRecorder::~TraceRecorder() {
+  SetSpanObserver(nullptr);
+  DeviceSpans::Get().Enable(false);
+}
+
+bool TraceRecorder::Add(const Event& event) {
+  if (static_cast<int64_t>(events_.size()) == most_) {
+    ++dropped_;
+    return false;
+  }
+  events_.push_back(event);
+  return true;
+}
+
+// Errors of the device are the step's own.
+void TraceRecorder::BeginDeviceStep() {
+  DeviceSpans::Get().SetOrigin(ComputeStream()).IgnoreError();
+  device_origin_ = Now();
+}
+
+void TraceRecorder::EndDeviceStep() {
+  BackendOf(Device::kCuda).Synchronize().IgnoreError();
+  for (const DeviceSpans::Span& span : DeviceSpans::Get().Take()) {
+    const auto at = [this](double seconds) {
+      return device_origin_ + static_cast<int64_t>(seconds * 1e9);
+    };
+    const SpanInfo& info = span.info;
+    Add({info.category, info.name, info.direction, info.chunk,
+         static_cast<int32_t>(info.layer), static_cast<int32_t>(info.peer),
+         at(span.begin), at(span.end), span.lane});
+    if (span.lane == DeviceSpans::kCompute) {
+      device_ns_ += at(span.end) - at(span.begin);
+    }
+  }
+}
 
 void TraceRecorder::Begin(const SpanInfo& info) {
-  Open open = {-1, Now(), Is(info.category, "wait"), Is(info.category, "step")};
+  Open open;
+  open.event = -1;
+  open.info = info;
+  open.wait = Is(info.category, "wait");
   // A step is what no other span surrounds.
-  open.step = open.step && open_.empty();
+  open.step = Is(info.category, "step") && open_.empty();
+  if (device_ && open.step) BeginDeviceStep();
+  open.begin = Now();
   if (open.wait) ++waits_open_;
-  if (static_cast<int64_t>(events_.size()) < most_) {
-    open.event = static_cast<int64_t>(events_.size());
-    events_.push_back({info.category, info.name, info.direction, info.chunk,
-                       static_cast<int32_t>(info.layer),
-                       static_cast<int32_t>(info.peer), open.begin, 0});
-  } else {
-    ++dropped_;
+  if (Add({info.category, info.name, info.direction, info.chunk,
+           static_cast<int32_t>(info.layer), static_cast<int32_t>(info.peer),
+           open.begin, 0})) {
+    open.event = static_cast<int64_t>(events_.size()) - 1;
   }
-  open_.push_back(open);
+  if (device_ && Is(info.category, "op")) open.device = RecordNow();
+  open_.push_back(std::move(open));
 }
 
 void TraceRecorder::End() {
   if (open_.empty()) return;  // begun before the recorder
-  const Open open = open_.back();
+  const Open open = std::move(open_.back());
   open_.pop_back();
+  if (open.device != nullptr) {
+    DeviceSpans::Get().Add(open.info, DeviceSpans::kCompute, open.device,
+                           RecordNow());
+  }
+  if (device_ && open.step) EndDeviceStep();
   const int64_t now = Now();
   if (open.event >= 0) events_[open.event].end = now;
   if (open.step) step_ns_ += now - open.begin;
@@ -84,6 +158,9 @@ void TraceRecorder::End() {
 }
 
 double TraceRecorder::WaitShare() const {
+  if (device_ && step_ns_ > 0) {
+    return 1 - static_cast<double>(device_ns_) / static_cast<double>(step_ns_);
+  }
   return step_ns_ > 0
              ? static_cast<double>(wait_ns_) / static_cast<double>(step_ns_)
              : 0;
@@ -166,6 +243,7 @@ absl::StatusOr<std::vector<double>> Trace::Finish() {
           "%s\n{\"ph\":\"M\",\"pid\":%d,\"name\":\"process_name\","
           "\"args\":{\"name\":\"rank %d\"}}",
           r == 0 ? "" : ",", r, r));
+      if (DefaultDevice() == Device::kCuda) Write(RowNames(r));
     }
   }
   size_t next = 0;

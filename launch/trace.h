@@ -12,9 +12,15 @@
 //   ],"otherData":{"dropped":0,"wait_share":[0.0312,0.0287]}}
 //
 // One event a line. `pid` is the rank; `ts` and `dur` are microseconds of rank
-// 0's clock; spans of a rank nest. `cat` is a span's category (kernels/span.h):
+// 0's clock; spans of a row nest. `cat` is a span's category (kernels/span.h):
 // step, pass (a chunk's forward or backward), layer, op, message, wait.
-// `wait_share` is by rank: time in spans of category wait over that in steps.
+//
+// `tid` 0 is the host. On a GPU its ops take as long as they take to queue, and
+// rows 1 to 4 say when the device did them, from its own events: ops, and what
+// NCCL sent, received and reduced meanwhile.
+//
+// `wait_share` is by rank: time in spans of category wait over that in steps;
+// on a GPU, time in steps in which it ran no op.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +32,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "framework/train/distribution.h"
+#include "kernels/cuda/runtime.h"
 #include "kernels/span.h"
 
 namespace carry {
@@ -42,6 +49,7 @@ class TraceRecorder : public SpanObserver {
     int64_t chunk;
     int32_t layer, peer;
     int64_t begin, end;  // ns of this machine's steady clock; end 0: open
+    int32_t row = 0;
   };
 
   explicit TraceRecorder(int64_t most);
@@ -63,13 +71,22 @@ class TraceRecorder : public SpanObserver {
     int64_t event;  // -1: dropped
     int64_t begin;
     bool wait, step;
+    std::shared_ptr<cuda::Event> device;  // of an op on a GPU
+    SpanInfo info;
   };
+  bool Add(const Event& event);
+  void BeginDeviceStep();
+  void EndDeviceStep();
+
   const int64_t most_;
   std::vector<Event> events_;
   std::vector<Open> open_;
   int64_t dropped_ = 0;
   int64_t wait_ns_ = 0, step_ns_ = 0;
   int waits_open_ = 0;  // they may nest; the outer one counts
+  // On a GPU: its stream, when its origin was, and time in ops.
+  const bool device_;
+  int64_t device_origin_ = 0, device_ns_ = 0;
 };
 
 // A trace of all ranks. Every method is collective.

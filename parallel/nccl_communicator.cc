@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cuda/device_spans.h"
 #include "parallel/nccl_transfer.h"
 #include "parallel/nccl_world.h"
 #include "parallel/staged_transfer.h"
@@ -129,6 +130,10 @@ std::shared_ptr<NcclOperation> Implementation::Operation(
   operation->peer = peer;
   operation->kind = kind;
   operation->label = label;
+  if (cuda::DeviceSpans::Get().enabled()) {
+    operation->begin = cuda::Event(/*timed=*/true);
+    operation->end = cuda::Event(/*timed=*/true);
+  }
   return operation;
 }
 

@@ -4,12 +4,32 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/device_spans.h"
 
 namespace carry {
 namespace {
 
 // Far below any timeout, and a few thousand driver calls a minute.
 constexpr std::chrono::milliseconds kPollEvery(50);
+
+void Trace(const std::shared_ptr<NcclOperation>& operation) {
+  using cuda::DeviceSpans;
+  if (!DeviceSpans::Get().enabled()) return;
+  const CommLabel& label = operation->label;
+  const bool collective = operation->kind == NcclOperation::kCollective;
+  SpanInfo info{.category = "message", .name = label.operation};
+  info.direction = label.direction;
+  info.layer = label.layer;
+  info.chunk = label.chunk;
+  if (!collective) info.peer = operation->peer;
+  DeviceSpans::Get().Add(
+      info,
+      collective                                  ? DeviceSpans::kCollective
+      : operation->kind == NcclOperation::kSend   ? DeviceSpans::kSend
+                                                  : DeviceSpans::kReceive,
+      std::shared_ptr<const cuda::Event>(operation, &operation->begin),
+      std::shared_ptr<const cuda::Event>(operation, &operation->end));
+}
 
 }  // namespace
 
@@ -183,6 +203,7 @@ absl::Status NcclWorld::Issue(NcclChannel& channel,
   }
   if (status.ok()) status = Cuda(operation->end.Record(stream), *operation);
   if (!status.ok()) return status;
+  Trace(operation);
   const std::lock_guard<std::mutex> lock(mutex_);
   operation->issued = Clock::now();
   channel.running.push_back(operation);
