@@ -121,14 +121,15 @@ void PrintProducts(const TimedStep& step, const Limits& limits,
                    double* limit_seconds) {
   StepPart all;
   Limit limit;
-  limit.name = "oneDNN's best";
   double flops = 0;
   for (const StepPart& part : step.parts) {
     if (!part.product()) continue;
     all.calls += part.calls;
     all.seconds += part.seconds;
     flops += part.flops();
-    limit.seconds += limits.Of(part).seconds;
+    const Limit of = limits.Of(part);
+    limit.seconds += of.seconds;
+    limit.name = of.name;
   }
   *limit_seconds += limit.seconds;
   PrintLine("products", all.calls, all.seconds, step.seconds,

@@ -3,15 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "framework/device.h"
-#include "framework/memory.h"
-#include "framework/tensor.h"
 #include "kernels/cuda/runtime.h"
 #include "launch/machine.h"
 #include "parallel/mesh.h"
@@ -163,33 +160,6 @@ const std::string& WhyNoGpu() { return why_no_gpu; }
 std::string DescribeDevice(int ranks_here) {
   if (DefaultDevice() == Device::kCpu) return DescribeMachine(ranks_here);
   return BackendOf(DefaultDevice()).Describe();
-}
-
-double MeasureProductPeak(DType dtype) {
-  if (DefaultDevice() == Device::kCpu) return MeasureMatMulPeak(dtype);
-  using Clock = std::chrono::steady_clock;
-  constexpr double kEnough = 2e-3;
-  double best = 0;
-  // Larger until one takes long enough to fill the device.
-  for (int64_t n = 512; n <= 8192; n *= 2) {
-    const Tensor a = Tensor::Zeros({n, n}, dtype);
-    const Tensor c = Tensor::Empty({n, n}, DType::kF32);
-    double seconds = 1e30;
-    for (int run = 0; run < 3; ++run) {
-      if (!a.backend().Synchronize().ok()) return best;
-      const Clock::time_point begin = Clock::now();
-      a.backend().MatMul(a.view(), false, a.view(), true, c.view(),
-                         Write::kOverwrite);
-      if (!a.backend().Synchronize().ok()) return best;
-      seconds = std::min(
-          seconds, std::chrono::duration<double>(Clock::now() - begin).count());
-    }
-    best = std::max(best, 2.0 * static_cast<double>(n * n * n) / seconds);
-    if (seconds > kEnough) break;
-  }
-  TrimMemoryCache();
-  ResetMemoryPeaks();
-  return best;
 }
 
 }  // namespace carry

@@ -4,7 +4,6 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "kernels/types.h"
 #include "parallel/mpi_communicator.h"
 #include "recipes/schema/recipe.pb.h"
 
@@ -26,8 +25,5 @@ const std::string& WhyNoGpu();
 
 // The GPU, or the CPU's threads (launch/machine.h).
 std::string DescribeDevice(int ranks_here = 1);
-
-// FLOP/s of matrix products of this dtype on the default device.
-double MeasureProductPeak(DType dtype);
 
 }  // namespace carry

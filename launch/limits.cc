@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "kernels/bench/yardsticks.h"
+#include "launch/device_rates.h"
 
 namespace carry {
 namespace {
@@ -26,6 +27,10 @@ Limits::Shape Limits::ShapeOf(const StepPart& part) {
 Limits::Limits(const std::vector<StepPart>& parts) {
   for (const StepPart& part : parts) {
     if (!part.product()) continue;
+    if (gpu_) {
+      product_rates_[part.work.dtype] = 0;
+      continue;
+    }
     Product& product = products_[ShapeOf(part)];
     if (product.yardstick != nullptr) continue;
     const SpanInfo& work = part.work;
@@ -36,6 +41,13 @@ Limits::Limits(const std::vector<StepPart>& parts) {
 }
 
 void Limits::Sample() {
+  if (gpu_) {
+    copy_rate_ = std::max(copy_rate_, MeasureDeviceCopy() * 1e-9);
+    for (auto& [dtype, rate] : product_rates_) {
+      rate = std::max(rate, MeasureProductPeak(dtype) * 1e-9);
+    }
+    return;
+  }
   fma_rate_ = std::max(fma_rate_, FmaGflops());
   exp_rate_ = std::max(exp_rate_, ExpRate());
   read_rate_ = std::max(read_rate_, ReadBandwidth());
@@ -48,11 +60,15 @@ void Limits::Sample() {
 }
 
 Limit Limits::Of(const StepPart& part) const {
+  if (part.product() && gpu_) {
+    const double gflops = product_rates_.at(part.work.dtype);
+    return {part.flops() * 1e-9 / gflops, "cuBLAS's best"};
+  }
   if (part.product()) {
     const double gflops = products_.at(ShapeOf(part)).gflops;
     return {part.flops() * 1e-9 / gflops, "oneDNN's best"};
   }
-  if (part.work.elements > 0) {
+  if (part.work.elements > 0 && !gpu_) {
     const double share = ScanShare(part.work.name);
     return {
         static_cast<double>(part.work.elements) * 1e-9 / (share * exp_rate_),
@@ -62,6 +78,14 @@ Limit Limits::Of(const StepPart& part) const {
 }
 
 std::string Limits::ToString() const {
+  if (gpu_) {
+    std::string text = absl::StrFormat("copy %.1f GB/s", copy_rate_);
+    for (const auto& [dtype, rate] : product_rates_) {
+      absl::StrAppendFormat(&text, ", products in %s %.0f GFLOP/s",
+                            Name(dtype), rate);
+    }
+    return text;
+  }
   return absl::StrFormat(
       "fused multiply-add %.0f GFLOP/s, exp(dt A) alone %.1f G/s, memory read "
       "%.1f GB/s, copy %.1f GB/s",

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "framework/device.h"
 #include "kernels/bench/product_yardstick.h"
 #include "launch/step_profile.h"
 
@@ -24,6 +25,8 @@ struct Limit {
 //                forward and 0.24 backward: the fastest code known
 //                (kernels/bench/README.md)
 //   the rest     the bytes that must move, at the rate of a copy
+// On a GPU: products at the rate of the best square product of their type, all
+// else, scans too, the bytes that must move at the rate of a copy.
 // Every call of Sample() adds a sample to each rate; limits use the best of
 // them, as the best time of a part would be.
 class Limits {
@@ -49,6 +52,9 @@ class Limits {
   double copy_rate_ = 0;  // GB/s
   double read_rate_ = 0;
   double fma_rate_ = 0;  // GFLOP/s
+  // On a GPU, by type.
+  const bool gpu_ = DefaultDevice() != Device::kCpu;
+  std::map<DType, double> product_rates_;  // GFLOP/s
 };
 
 }  // namespace carry

@@ -16,6 +16,7 @@
 #include "framework/random.h"
 #include "framework/train/learner.h"
 #include "kernels/parallel_for.h"
+#include "launch/device_rates.h"
 #include "launch/step_profile.h"
 
 namespace carry {
@@ -159,19 +160,6 @@ class Probe {
   LanguageModel model_;
   ChunkData data_;
 };
-
-double MeasureDeviceCopy() {
-  constexpr int64_t kBytes = int64_t{64} << 20;
-  const Tensor from = Tensor::Zeros({kBytes}, DType::kU8);
-  const Tensor to = Tensor::Empty({kBytes}, DType::kU8);
-  double best = std::numeric_limits<double>::max();
-  for (int i = 0; i < 3 && to.backend().Synchronize().ok(); ++i) {
-    const Clock::time_point begin = Clock::now();
-    to.CopyFrom(from);
-    if (to.backend().Synchronize().ok()) best = std::min(best, Since(begin));
-  }
-  return 2.0 * kBytes / best;
-}
 
 double MeasureCopy() {
   if (DefaultDevice() != Device::kCpu) return MeasureDeviceCopy();

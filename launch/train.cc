@@ -24,6 +24,7 @@
 #include "launch/command.h"
 #include "launch/cost.h"
 #include "launch/device.h"
+#include "launch/device_rates.h"
 #include "launch/human.h"
 #include "launch/interrupt.h"
 #include "launch/metrics.h"

@@ -22,10 +22,13 @@ inline SpanInfo StreamInfo(const char* name, DType dtype, int64_t bytes) {
   return info;
 }
 
-// A scan over (token, channel, state).
-inline SpanInfo ScanInfo(const char* name, DType dtype, int64_t elements) {
+// A scan over (token, channel, state), and the bytes of what is by token and
+// channel.
+inline SpanInfo ScanInfo(const char* name, DType dtype, int64_t elements,
+                         int64_t bytes) {
   SpanInfo info{.category = "op", .name = name, .dtype = dtype};
   info.elements = elements;
+  info.bytes = bytes;
   return info;
 }
 

@@ -28,9 +28,11 @@ SelectiveScanArgs MakeArgs(const SelectiveScanIn& in, const Tensor& a) {
   return args;
 }
 
-SpanInfo Work(const char* name, const SelectiveScanArgs& args) {
-  return ScanInfo(name, args.u.dtype,
-                  args.batch * args.time * args.channels * args.states);
+// `arrays` [B, T, E] are read or written.
+SpanInfo Work(const char* name, const SelectiveScanArgs& args, int arrays) {
+  const int64_t channels = args.batch * args.time * args.channels;
+  return ScanInfo(name, args.u.dtype, channels * args.states,
+                  channels * arrays * SizeOf(args.u.dtype));
 }
 
 void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
@@ -64,7 +66,7 @@ void Backward(const SelectiveScanIn& in, const SelectiveScanOut& out,
       in.dt_bias == nullptr ? nullptr : in.dt_bias->GradToAdd().f32();
   grad.dstate_in = dstate_in.f32();
   {
-    const Span span(Work("scan backward", args));
+    const Span span(Work("scan backward", args, 7));
     dy.backend().SelectiveScanBackward(args, grad);
   }
   for (GradTarget* target : {&du, &ddt, &dz, &db, &dc, &dstate_in}) {
@@ -105,7 +107,7 @@ SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
         DType::kF32);
   }
   {
-    const Span span(Work("scan forward", args));
+    const Span span(Work("scan forward", args, 4));
     a.backend().SelectiveScanForward(
         args, {out.y.value().view(), out.state.value().f32(),
                saved.defined() ? saved.f32() : nullptr});
@@ -120,7 +122,7 @@ SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
 void SummarizeScan(const SelectiveScanIn& in, const ScanSummary& summary) {
   const Tensor a = ScanRates(*in.a_log);
   const SelectiveScanArgs args = MakeArgs(in, a);
-  const Span span(Work("scan summary", args));
+  const Span span(Work("scan summary", args, 2));
   a.backend().SelectiveScanSummary(args, summary);
 }
 
@@ -132,7 +134,7 @@ void SummarizeScanGrad(const SelectiveScanIn& in, const Var& y,
     dy = Tensor::Zeros(y.value().shape(), y.value().dtype());
   }
   const SelectiveScanArgs args = MakeArgs(in, a);
-  const Span span(Work("scan gradient summary", args));
+  const Span span(Work("scan gradient summary", args, 3));
   a.backend().SelectiveScanGradSummary(args, dy.view(), summary);
 }
 

@@ -1,0 +1,14 @@
+// What the default device can do at best, measured when asked.
+#pragma once
+
+#include "kernels/types.h"
+
+namespace carry {
+
+// FLOP/s of matrix products of this dtype. Starts new peaks of memory in use.
+double MeasureProductPeak(DType dtype);
+
+// Bytes a second, read and written, of a copy within a GPU's memory.
+double MeasureDeviceCopy();
+
+}  // namespace carry
