@@ -1,7 +1,10 @@
 // The program on GPUs is the same function as on the CPU: every schedule, every
 // precision, checkpoints from one to the other.
 #include <cmath>
+#include <map>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "framework/io/safetensors.h"
 #include "kernels/cuda/runtime.h"
@@ -78,6 +81,55 @@ TEST_F(GpuTrainTest, EveryMeshTrainsLikeTheCpu) {
   TrainOnMesh(1, 3, "prefix3", kPrefix);
   TrainOnMesh(2, 1, "data2", "");
   TrainOnMesh(3, 1, "data3", "");
+  // Without NCCL the same numbers go through the host.
+  const std::string mpi = " --set parallel.transport=MPI ";
+  TrainOnMesh(1, 2, "wavefront2mpi", mpi);
+  TrainOnMesh(1, 2, "prefix2mpi", kPrefix + mpi);
+  TrainOnMesh(2, 1, "data2mpi", mpi);
+  EXPECT_EQ(Losses("wavefront2")[0], Losses("wavefront2mpi")[0]);
+}
+
+// Rows 1 to 4 of a rank are the GPU's own clock.
+TEST_F(GpuTrainTest, TracesShowWhatTheGpuDidAndWhen) {
+  if (Gpus() < 2) GTEST_SKIP() << "needs 2 GPUs, there are " << Gpus();
+  const Result r = TrainOn(1, 2, "run", kCuda + std::string("--trace t.json"));
+  ASSERT_EQ(r.status, 0) << r.err;
+  const nlohmann::json trace = nlohmann::json::parse(Slurp(dir_ + "/t.json"));
+  // By sender, direction, layer and chunk; one a step.
+  using Key = std::tuple<int, std::string, int, int>;
+  std::map<Key, std::vector<double>> sent, received;  // begins, ends
+  double scans[2] = {0, 0}, steps[2] = {0, 0};
+  for (const nlohmann::json& e : trace["traceEvents"]) {
+    if (e["ph"] != "X") continue;
+    const int rank = e["pid"], row = e["tid"];
+    const double begin = e["ts"], length = e["dur"];
+    EXPECT_GE(length, 0);
+    if (e["name"] == "scan forward" && row == 1) scans[rank] += length;
+    if (e["name"] == "step") steps[rank] += length;
+    if (e["name"] != "carry" || row < 2) continue;
+    const nlohmann::json& args = e["args"];
+    const int sender = row == 2 ? rank : args["peer"].get<int>();
+    const Key key(sender, args["direction"], args["layer"], args["chunk"]);
+    if (row == 2) {
+      sent[key].push_back(begin);
+    } else {
+      received[key].push_back(begin + length);
+    }
+  }
+  for (int rank : {0, 1}) {
+    EXPECT_GT(scans[rank], 0);
+    EXPECT_LT(scans[rank], steps[rank]);
+  }
+  EXPECT_GT(sent.size(), 0u);
+  ASSERT_EQ(sent.size(), received.size());
+  for (const auto& [key, begins] : sent) {
+    const std::vector<double>& ends = received[key];
+    ASSERT_EQ(begins.size(), ends.size());
+    for (size_t i = 0; i < begins.size(); ++i) {
+      // Nothing has come before it was sent; microseconds, between clocks.
+      EXPECT_GT(ends[i], begins[i] - 100);
+    }
+  }
 }
 
 TEST_F(GpuTrainTest, CarriedStatesCrossRanks) {
