@@ -293,8 +293,8 @@ MemoryHold::MemoryHold(Device device) : device_(device) {
 
 void MemoryHold::Close() {
   for (const auto& held : Pool::Get(device_).EndHold()) {
-    blocks_.push_back(std::shared_ptr<void>(
-        held.first.data, [held, device = device_](void*) {
+    blocks_.push_back(
+        std::shared_ptr<void>(held.first.data, [held, device = device_](void*) {
           Pool::Get(device).Give(held.first, held.second);
         }));
   }

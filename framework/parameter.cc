@@ -12,6 +12,9 @@ namespace {
 
 // Parameters start at multiples of 16 floats, a cache line.
 constexpr int64_t kAlign = 16;
+// Buckets have so many cache lines times a whole number: 2, 3, 4, 6, 8 ... 64
+// ranks then have equal shares, which collectives like best.
+constexpr int64_t kShares = 192;
 
 }  // namespace
 
@@ -43,8 +46,7 @@ Initializer UniformInit(double low, double high) {
   };
 }
 
-const WeightPack& Parameter::Packed(bool transpose, DType dtype,
-                                    int64_t rows) {
+const WeightPack& Parameter::Packed(bool transpose, DType dtype, int64_t rows) {
   Backend& backend = value_.backend();
   const bool by_use = !backend.one_pack();
   PackKind kind = kPlain;
@@ -130,7 +132,21 @@ Parameter* ParameterStore::Add(std::string name, Shape shape, bool decay,
   return parameters_.back().get();
 }
 
+void ParameterStore::EndBuckets() {
+  if (buckets_.empty()) return;
+  constexpr int64_t kMultiple = kAlign * kShares;
+  Range& last = buckets_.back();
+  last.end = last.begin + (last.size() + kMultiple - 1) / kMultiple * kMultiple;
+  size_ = last.end;
+}
+
+void ParameterStore::BeginBucket() {
+  EndBuckets();
+  buckets_.push_back({size_, size_});
+}
+
 void ParameterStore::AllocateZeros() {
+  EndBuckets();
   values_ = Tensor::Zeros({size_}, DType::kF32, MemoryPart::kParameters);
   for (const auto& p : parameters_) {
     p->value_ = values_.Slice(p->offset_, p->shape());

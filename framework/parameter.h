@@ -88,7 +88,9 @@ class ParameterStore {
   // Parameters added from now on belong to a new bucket: those whose gradients
   // are complete at the same moment of backward, such as a layer's. Every
   // parameter belongs to one.
-  void BeginBucket() { buckets_.push_back({size_, size_}); }
+  void BeginBucket();
+  // Call after the last Add: sizes are final.
+  void EndBuckets();
   // Owned by the store; valid for its life. Names must differ.
   Parameter* Add(std::string name, Shape shape, bool decay, Initializer init);
 

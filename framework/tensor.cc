@@ -1,6 +1,5 @@
 #include "framework/tensor.h"
 
-
 namespace carry {
 
 int64_t Product(const Shape& shape) {
@@ -22,8 +21,7 @@ std::string ToString(const Shape& shape) {
   return text + "]";
 }
 
-Tensor Tensor::Empty(Shape shape, DType dtype, MemoryPart part,
-                     Device device) {
+Tensor Tensor::Empty(Shape shape, DType dtype, MemoryPart part, Device device) {
   Tensor t;
   t.size_ = Product(shape);
   t.shape_ = std::move(shape);
@@ -108,8 +106,7 @@ void Tensor::CopyFrom(const Tensor& other) const {
 absl::StatusOr<Tensor> Tensor::ToHost() const {
   if (device_ == Device::kCpu) return *this;
   const Tensor dense = contiguous() ? *this : Clone();
-  Tensor host =
-      Empty(shape_, dtype_, MemoryPart::kActivations, Device::kCpu);
+  Tensor host = Empty(shape_, dtype_, MemoryPart::kActivations, Device::kCpu);
   absl::Status status = backend().ToHost(host.data_, dense.data_, bytes());
   if (!status.ok()) return status;
   return host;

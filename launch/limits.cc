@@ -81,8 +81,8 @@ std::string Limits::ToString() const {
   if (gpu_) {
     std::string text = absl::StrFormat("copy %.1f GB/s", copy_rate_);
     for (const auto& [dtype, rate] : product_rates_) {
-      absl::StrAppendFormat(&text, ", products in %s %.0f GFLOP/s",
-                            Name(dtype), rate);
+      absl::StrAppendFormat(&text, ", products in %s %.0f GFLOP/s", Name(dtype),
+                            rate);
     }
     return text;
   }

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/runtime.h"
 #include "launch/command.h"
 #include "launch/ranks.h"
 #include "launch/wait_policy.h"
@@ -18,7 +19,7 @@ namespace {
 
 std::string Version() {
   return absl::StrCat("carry ", CARRY_VERSION, ", ", CARRY_BUILD_TYPE,
-                      " build, backends: cpu");
+                      " build, backends: cpu", cuda::Built() ? ", cuda" : "");
 }
 
 int Fail(const std::string& message, int exit_status) {

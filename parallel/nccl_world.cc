@@ -24,9 +24,9 @@ void Trace(const std::shared_ptr<NcclOperation>& operation) {
   if (!collective) info.peer = operation->peer;
   DeviceSpans::Get().Add(
       info,
-      collective                                  ? DeviceSpans::kCollective
-      : operation->kind == NcclOperation::kSend   ? DeviceSpans::kSend
-                                                  : DeviceSpans::kReceive,
+      collective                                ? DeviceSpans::kCollective
+      : operation->kind == NcclOperation::kSend ? DeviceSpans::kSend
+                                                : DeviceSpans::kReceive,
       std::shared_ptr<const cuda::Event>(operation, &operation->begin),
       std::shared_ptr<const cuda::Event>(operation, &operation->end));
 }

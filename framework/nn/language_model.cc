@@ -64,6 +64,7 @@ LanguageModel::LanguageModel(const config::Model& model, DType activations)
   if (!model.tie_embeddings()) {
     head_ = store_.Add("lm_head.weight", table, true, normal);
   }
+  store_.EndBuckets();
 }
 
 LanguageModel::Hidden LanguageModel::Embed(Tape& tape, const int32_t* tokens,
@@ -127,8 +128,7 @@ Tensor LanguageModel::Logits(const Hidden& in, bool last_only) {
   }
   Tensor logits =
       Tensor::Empty({batch, steps, model_.vocab_size()}, DType::kF32);
-  x.backend().MatMul(x.view(),
-                     head().Packed(true, activations_, batch * steps),
+  x.backend().MatMul(x.view(), head().Packed(true, activations_, batch * steps),
                      /*transpose=*/true, logits.view(), Write::kOverwrite,
                      nullptr);
   return logits;

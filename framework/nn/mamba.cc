@@ -176,8 +176,7 @@ void MambaMixer::Apply(const float* summary, const Tensor& state) {
   const int64_t batch = state.dim(0);
   const Tensor a = ScanRates(*a_log_);
   a.backend().ApplyScanSummary(batch, inner_, states_, a.f32(), summary,
-                               summary + batch * inner_ * states_,
-                               state.f32());
+                               summary + batch * inner_ * states_, state.f32());
 }
 
 int64_t MambaMixer::TapeBytesPerToken(DType activations) const {

@@ -45,8 +45,8 @@ absl::Status CheckTiedHead(const std::string& path, const TensorView& head,
   if (!copied.ok()) return copied;
   absl::StatusOr<Tensor> tied = embeddings.value().ToHost();
   if (!tied.ok()) return tied.status();
-  if (std::memcmp(values.data(), tied->data(),
-                  values.size() * sizeof(float)) == 0) {
+  if (std::memcmp(values.data(), tied->data(), values.size() * sizeof(float)) ==
+      0) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(

@@ -19,8 +19,8 @@ namespace carry {
 absl::Status LoadWeights(const SafetensorsFolder& folder,
                          const std::string& path, LanguageModel& model);
 
-// A dense tensor to write, on whatever device it is; `shape` may differ from the
-// tensor's own. It must live until it is written.
+// A dense tensor to write, on whatever device it is; `shape` may differ from
+// the tensor's own. It must live until it is written.
 TensorToWrite ToWrite(std::string name, Shape shape, const Tensor& tensor);
 
 // The parameters as tensors to write; they point into the store.

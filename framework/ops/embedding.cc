@@ -12,8 +12,8 @@ Var Embedding(Tape& tape, const int32_t* tokens, int64_t batch, int64_t time,
   {
     const Span span(
         StreamInfo("embedding forward", DType::kF32, rows * dim * 8));
-    table.value().backend().EmbeddingForward(
-        tokens, rows, table.value().f32(), dim, x.value().f32());
+    table.value().backend().EmbeddingForward(tokens, rows, table.value().f32(),
+                                             dim, x.value().f32());
   }
   tape.Record([=, &table]() {
     if (const Tensor dx = x.grad(); dx.defined()) {

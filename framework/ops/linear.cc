@@ -17,9 +17,9 @@ Var Linear(Tape& tape, const Var& x, Parameter& weight, Parameter* bias) {
   const WeightPack& packed = weight.Packed(true, dtype, rows);
   {
     const Span span(ProductInfo("matmul", dtype, rows, n, k));
-    x.value().backend().MatMul(
-        x.value().view(), packed, /*transpose=*/true, y.value().view(),
-        Write::kOverwrite, bias == nullptr ? nullptr : bias->value().f32());
+    x.value().backend().MatMul(x.value().view(), packed, /*transpose=*/true,
+                               y.value().view(), Write::kOverwrite,
+                               bias == nullptr ? nullptr : bias->value().f32());
   }
 
   tape.Record([x, y, bias, &weight, dtype, rows, n, k]() mutable {

@@ -101,10 +101,10 @@ SelectiveScanOut SelectiveScan(Tape& tape, const SelectiveScanIn& in,
   out.state = Var(std::move(state_buffer), tape.recording());
   Tensor saved;
   if (tape.recording()) {
-    saved = Tensor::Empty(
-        {a.backend().SelectiveScanSavedSize(args.batch, args.time,
-                                            args.channels, args.states)},
-        DType::kF32);
+    saved =
+        Tensor::Empty({a.backend().SelectiveScanSavedSize(
+                          args.batch, args.time, args.channels, args.states)},
+                      DType::kF32);
   }
   {
     const Span span(Work("scan forward", args, 4));

@@ -144,8 +144,7 @@ absl::Status Generator::Read(const int32_t* tokens, int64_t count,
     batch.tokens = tokens;
     ChunkData data(batch, {0, begin, end});
     data.info.position = position_;
-    const LanguageModel::Hidden hidden =
-        ForwardTokens(model_, data, carries_);
+    const LanguageModel::Hidden hidden = ForwardTokens(model_, data, carries_);
     position_ += end - begin;
     if (end < count) continue;
     absl::StatusOr<Tensor> logits =

@@ -168,8 +168,8 @@ absl::StatusOr<std::string> Learner::Diagnose(
     if (!i.ok()) return i.status();
     if (*i < 0) continue;
     float x = 0;
-    absl::Status status = p->value().backend().ToHost(
-        &x, p->value().f32() + *i, sizeof(x));
+    absl::Status status =
+        p->value().backend().ToHost(&x, p->value().f32() + *i, sizeof(x));
     if (!status.ok()) return status;
     return absl::StrCat("parameter ", p->name(), " holds ", x, " at element ",
                         *i);

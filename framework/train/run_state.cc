@@ -302,9 +302,8 @@ absl::Status Trainer::LoadCarries(const std::string& folder) {
       Shape shape = t.shape();
       shape[0] = batch;
       const int64_t row = t.size() / t.dim(0);
-      absl::Status status =
-          reader->Read(CarryName(l, spec[f].name), shape, rows.begin * row,
-                       rows.end * row, t);
+      absl::Status status = reader->Read(CarryName(l, spec[f].name), shape,
+                                         rows.begin * row, rows.end * row, t);
       if (!status.ok()) return status;
     }
   }

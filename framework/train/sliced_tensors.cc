@@ -37,8 +37,7 @@ std::string SlicedFileName(const std::string& stem, int rank, int ranks) {
 }
 
 TensorToWrite SliceToWrite(const std::string& name, const Shape& shape,
-                           int64_t begin, int64_t end,
-                           const Tensor& data) {
+                           int64_t begin, int64_t end, const Tensor& data) {
   if (begin == 0 && end == Product(shape)) {
     return ToWrite(name, shape, data);
   }
@@ -90,7 +89,8 @@ absl::StatusOr<SlicedReader> SlicedReader::Open(const std::string& folder,
 }
 
 absl::Status SlicedReader::Read(const std::string& name, const Shape& shape,
-                                int64_t begin, int64_t end, const Tensor& out) const {
+                                int64_t begin, int64_t end,
+                                const Tensor& out) const {
   const auto it = pieces_.find(name);
   if (it == pieces_.end()) {
     return absl::NotFoundError(

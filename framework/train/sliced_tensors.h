@@ -26,8 +26,7 @@ std::string SlicedFileName(const std::string& stem, int rank, int ranks);
 
 // Elements [begin, end) of a tensor `name` of shape `shape`; `data` are they.
 TensorToWrite SliceToWrite(const std::string& name, const Shape& shape,
-                           int64_t begin, int64_t end,
-                           const Tensor& data);
+                           int64_t begin, int64_t end, const Tensor& data);
 
 class SlicedReader {
  public:
@@ -35,8 +34,9 @@ class SlicedReader {
   static absl::StatusOr<SlicedReader> Open(const std::string& folder,
                                            const std::string& stem);
 
-  // Copies elements [begin, end) of `name` to a dense tensor. An error names the tensor if its
-  // size is not that of `shape`, or if elements are in no file.
+  // Copies elements [begin, end) of `name` to a dense tensor. An error names
+  // the tensor if its size is not that of `shape`, or if elements are in no
+  // file.
   absl::Status Read(const std::string& name, const Shape& shape, int64_t begin,
                     int64_t end, const Tensor& out) const;
 

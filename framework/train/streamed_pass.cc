@@ -42,15 +42,14 @@ ChunkData::ChunkData(const SequenceBatch& batch, const ChunkSpan& span) {
   info.batch = batch.batch;
   info.time = span.end - span.begin;
   info.position = span.begin;
-  tokens =
-      Gather(batch.tokens, batch.stride, batch.batch, span, DType::kI32);
+  tokens = Gather(batch.tokens, batch.stride, batch.batch, span, DType::kI32);
   if (batch.targets != nullptr) {
     targets =
         Gather(batch.targets, batch.stride, batch.batch, span, DType::kI32);
   }
   if (!AnyStart(batch, span)) return;
-  document_start = Gather(batch.document_start, batch.stride, batch.batch, span,
-                          DType::kU8);
+  document_start =
+      Gather(batch.document_start, batch.stride, batch.batch, span, DType::kU8);
   info.document_start = document_start.as<uint8_t>();
 }
 
@@ -376,7 +375,8 @@ LanguageModel::Hidden ForwardTokens(LanguageModel& model, const ChunkData& data,
   const ChunkInfo& chunk = data.info;
   if (carries.empty()) carries.resize(model.layers());
   Tape tape(false);
-  LanguageModel::Hidden hidden = model.Embed(tape, data.tokens.as<int32_t>(), chunk);
+  LanguageModel::Hidden hidden =
+      model.Embed(tape, data.tokens.as<int32_t>(), chunk);
   for (int64_t l = 0; l < model.layers(); ++l) {
     const Carry out = Carry::Empty(model.carry_spec(l), chunk.batch);
     CarryVars carry_out;
@@ -390,8 +390,7 @@ LanguageModel::Hidden ForwardTokens(LanguageModel& model, const ChunkData& data,
 Tensor ForwardLoss(LanguageModel& model, const SequenceBatch& batch,
                    const ChunkSpan& span, std::vector<Carry>& carries) {
   const ChunkData data(batch, span);
-  const LanguageModel::Hidden hidden =
-      ForwardTokens(model, data, carries);
+  const LanguageModel::Hidden hidden = ForwardTokens(model, data, carries);
   Tape tape(false);
   return model.Loss(tape, hidden, data.targets.as<int32_t>(), 1);
 }

@@ -55,8 +55,7 @@ const char kAdvice[] =
 absl::StatusOr<std::unique_ptr<CuBlas>> CuBlas::Load(Stream stream, bool tf32) {
   static Library library;
   static const std::string* const error = [] {
-    const std::string name =
-        absl::StrCat("libcublas.so.", CUBLAS_VER_MAJOR);
+    const std::string name = absl::StrCat("libcublas.so.", CUBLAS_VER_MAJOR);
     void* file = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (file == nullptr) return new std::string(dlerror());
     const bool found =
@@ -118,9 +117,9 @@ absl::Status CuBlas::MatMul(const ConstMatView& a, bool transpose_a,
         " is more than cuBLAS takes; lower training.chunk_length"));
   }
   const float alpha = 1, beta = write == Write::kAccumulate ? 1 : 0;
-  const cublasComputeType_t compute =
-      tf32_ && a.dtype == DType::kF32 ? CUBLAS_COMPUTE_32F_FAST_TF32
-                                      : CUBLAS_COMPUTE_32F;
+  const cublasComputeType_t compute = tf32_ && a.dtype == DType::kF32
+                                          ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                          : CUBLAS_COMPUTE_32F;
   // cuBLAS's matrices are column-major: ours are their transposes, and
   // c^T = op(b)^T op(a)^T.
   const cublasStatus_t status = library_->gemm_ex(
@@ -132,9 +131,9 @@ absl::Status CuBlas::MatMul(const ConstMatView& a, bool transpose_a,
       static_cast<int>(a.stride), &beta, c.data, Type(c.dtype),
       static_cast<int>(c.stride), compute, CUBLAS_GEMM_DEFAULT);
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("a matrix product of ", m, " x ", n,
-                                          " x ", k, " by cuBLAS: ",
-                                          library_->status_string(status)));
+  return absl::InternalError(
+      absl::StrCat("a matrix product of ", m, " x ", n, " x ", k,
+                   " by cuBLAS: ", library_->status_string(status)));
 }
 
 }  // namespace carry::cuda

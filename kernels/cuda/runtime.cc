@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -60,7 +61,12 @@ absl::Status ToStatus(int cuda_error, const char* what) {
   return absl::InternalError(text);
 }
 
+bool Built() { return true; }
+
 absl::StatusOr<int> CountDevices() {
+  // Before CUDA starts: streams beyond the device's queues share one, and work
+  // of one would wait for another's. There are six of NCCL's and the backend's.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   int count = 0;  // Not written on error.
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) return ToStatus(error, "looking for GPUs");
@@ -221,9 +227,8 @@ double Event::SecondsBetween(const Event& begin, const Event& end) {
 
 absl::Status Graph::Begin(Stream stream) {
   // Memory may be taken meanwhile: it is not part of the graph.
-  return ToStatus(
-      cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed),
-      "recording work");
+  return ToStatus(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed),
+                  "recording work");
 }
 
 absl::StatusOr<Graph> Graph::End(Stream stream) {

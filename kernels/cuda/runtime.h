@@ -27,6 +27,9 @@ struct DeviceProperties {
   int64_t memory = 0;  // bytes
 };
 
+// Whether this program was compiled with CUDA.
+bool Built();
+
 // GPUs that the driver shows. The error says why there is none: this build,
 // no driver, a driver that is too old.
 absl::StatusOr<int> CountDevices();

@@ -13,6 +13,7 @@ absl::Status NotBuilt() {
 
 }  // namespace
 
+bool Built() { return false; }
 absl::StatusOr<int> CountDevices() { return NotBuilt(); }
 absl::StatusOr<DeviceProperties> UseDevice(int) { return NotBuilt(); }
 absl::Status ToStatus(int, const char*) { return NotBuilt(); }

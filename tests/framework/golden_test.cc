@@ -162,9 +162,9 @@ class ScanCase {
   float* Floats(const std::string& name) {
     const std::vector<double> wide = Doubles(file_, name);
     const std::vector<float> narrow(wide.begin(), wide.end());
-    held_.push_back(Tensor::FromHost(
-        narrow.data(), {static_cast<int64_t>(narrow.size())}, DType::kF32,
-        MemoryPart::kActivations));
+    held_.push_back(Tensor::FromHost(narrow.data(),
+                                     {static_cast<int64_t>(narrow.size())},
+                                     DType::kF32, MemoryPart::kActivations));
     return held_.back().f32();
   }
   MatView Rows(const std::string& name, int64_t cols) {
@@ -211,22 +211,23 @@ void RunScanCase(const std::string& path) {
   if (const TensorView* flags = file->Find("in.document_start")) {
     const std::vector<int64_t> wide = Integers(*flags);
     const std::vector<uint8_t> narrow(wide.begin(), wide.end());
-    starts = Tensor::FromHost(narrow.data(), {rows}, DType::kU8,
-                              MemoryPart::kData);
+    starts =
+        Tensor::FromHost(narrow.data(), {rows}, DType::kU8, MemoryPart::kData);
     args.document_start = starts.as<uint8_t>();
   }
   const MatView y = in.FreshRows(rows, channels);
   float* state_out = in.Fresh(batch * channels * states);
   Backend& backend = BackendOf(DefaultDevice());
-  float* saved = in.Fresh(
-      backend.SelectiveScanSavedSize(batch, time, channels, states));
+  float* saved =
+      in.Fresh(backend.SelectiveScanSavedSize(batch, time, channels, states));
   backend.SelectiveScanForward(args, {y, state_out, saved});
 
   const auto expect = [&](const std::string& name, const void* got) {
     const std::vector<double> want = Doubles(*file, name);
     std::vector<float> values(want.size());
-    const absl::Status status = backend.ToHost(
-        values.data(), got, static_cast<int64_t>(values.size() * sizeof(float)));
+    const absl::Status status =
+        backend.ToHost(values.data(), got,
+                       static_cast<int64_t>(values.size() * sizeof(float)));
     ASSERT_TRUE(status.ok()) << status;
     ExpectClose(name, values, want);
   };
@@ -299,10 +300,10 @@ int main(int argc, char** argv) {
     } else if (arg.rfind(flag, 0) == 0) {
       carry::golden_dir = arg.substr(flag.size());
     } else {
-      std::fprintf(
-          stderr, "unknown argument %s; usage: golden_test [%sDIR] "
-          "[--device=CUDA]\n",
-          argv[i], flag.c_str());
+      std::fprintf(stderr,
+                   "unknown argument %s; usage: golden_test [%sDIR] "
+                   "[--device=CUDA]\n",
+                   argv[i], flag.c_str());
       return 2;
     }
   }

@@ -61,8 +61,7 @@ TEST_F(DeviceTest, MemoryIsCountedByPart) {
   const int64_t before = GetMemoryUse(MemoryPart::kCarries).bytes;
   const int64_t host = GetMemoryUse(MemoryPart::kCarries, Device::kCpu).bytes;
   {
-    const Tensor t =
-        Tensor::Empty({1000}, DType::kF32, MemoryPart::kCarries);
+    const Tensor t = Tensor::Empty({1000}, DType::kF32, MemoryPart::kCarries);
     EXPECT_GE(GetMemoryUse(MemoryPart::kCarries).bytes, before + 4000);
     EXPECT_EQ(GetMemoryUse(MemoryPart::kCarries, Device::kCpu).bytes, host);
   }
@@ -84,9 +83,9 @@ TEST_F(DeviceTest, HeldMemoryIsNotGivenToOthers) {
 TEST_F(DeviceTest, TheFirstValueThatIsNotFiniteIsFound) {
   std::vector<float> x = Floats(5000);
   const auto first = [&x]() {
-    const Tensor t = Tensor::FromHost(
-        x.data(), {static_cast<int64_t>(x.size())}, DType::kF32,
-        MemoryPart::kData);
+    const Tensor t =
+        Tensor::FromHost(x.data(), {static_cast<int64_t>(x.size())},
+                         DType::kF32, MemoryPart::kData);
     return t.backend().FirstNonFinite(t.data(), t.dtype(), t.size());
   };
   EXPECT_EQ(*first(), -1);
@@ -97,7 +96,8 @@ TEST_F(DeviceTest, TheFirstValueThatIsNotFiniteIsFound) {
 
 // Tokens one by one are the recorded step; others in between are not.
 TEST_F(DeviceTest, RecordedStepsGenerateWhatTheCpuDoes) {
-  const std::vector<int32_t> tokens = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7};
+  const std::vector<int32_t> tokens = {3, 1, 4, 1, 5, 9, 2,
+                                       6, 5, 3, 5, 8, 9, 7};
   const std::vector<int64_t> reads = {4, 1, 1, 1, 2, 1, 1, 1, 1};
   std::vector<std::vector<float>> logits[2];
   for (Device device : {Device::kCpu, Device::kCuda}) {
@@ -114,8 +114,8 @@ TEST_F(DeviceTest, RecordedStepsGenerateWhatTheCpuDoes) {
       }
       const absl::Status status = generator.Read(ids.data(), count, 3);
       ASSERT_TRUE(status.ok()) << status;
-      logits[static_cast<int>(device)].emplace_back(
-          generator.logits(), generator.logits() + vocab);
+      logits[static_cast<int>(device)].emplace_back(generator.logits(),
+                                                    generator.logits() + vocab);
       // Takes memory that the recorded step must not lose.
       Tensor::Zeros({300}, DType::kF32);
     }
@@ -132,10 +132,10 @@ TEST_F(DeviceTest, RecordedStepsGenerateWhatTheCpuDoes) {
 // fp32 by default to 24 bits of mantissa, not to TF32's 11.
 TEST_F(DeviceTest, ProductsAreWhatTheRecipeSays) {
   const std::vector<float> a(64, 1.0f + 1.0f / 4096), b(64, 1.0f);
-  const Tensor x = Tensor::FromHost(a.data(), {8, 8}, DType::kF32,
-                                    MemoryPart::kActivations);
-  const Tensor w = Tensor::FromHost(b.data(), {8, 8}, DType::kF32,
-                                    MemoryPart::kActivations);
+  const Tensor x =
+      Tensor::FromHost(a.data(), {8, 8}, DType::kF32, MemoryPart::kActivations);
+  const Tensor w =
+      Tensor::FromHost(b.data(), {8, 8}, DType::kF32, MemoryPart::kActivations);
   const Tensor y = Tensor::Empty({8, 8}, DType::kF32);
   y.backend().MatMul(x.view(), false, w.view(), true, y.view(),
                      Write::kOverwrite);
