@@ -17,6 +17,7 @@
 #include "framework/train/training_data.h"
 #include "kernels/parallel_for.h"
 #include "launch/command.h"
+#include "launch/device.h"
 #include "launch/human.h"
 #include "launch/rates.h"
 #include "launch/recipe.h"
@@ -86,8 +87,10 @@ void Print(const StepPlan& plan) {
 
 void PrintRates(const RankRates& r) {
   std::cout << absl::StrCat(
-      "rates       of one rank, ", NumThreads(), " threads: products ",
-      Human(r.products), " FLOP/s; scan ", Human(r.scan_forward),
+      "rates       of one rank, ",
+      DefaultDevice() == Device::kCpu ? absl::StrCat(NumThreads(), " threads")
+                                      : DescribeDevice(),
+      ": products ", Human(r.products), " FLOP/s; scan ", Human(r.scan_forward),
       " elements/s forward, ", Human(r.scan_backward), " backward, summaries ",
       Human(r.summary), " and ", Human(r.gradient_summary), "; memory ",
       Human(r.memory), " B/s; messages ", Human(r.message_bytes), " B/s after ",
@@ -99,6 +102,7 @@ absl::Status Plan(const PlanOptions& options) {
       LoadRecipe(options.recipe.path, options.recipe.sets);
   if (!recipe.ok()) return recipe.status();
   absl::Status status = ResolveVocabulary(&*recipe);
+  if (status.ok()) status = OpenDevice(&*recipe);
   if (!status.ok()) return status;
 
   const config::Parallel own = recipe->parallel();

@@ -115,7 +115,8 @@ class Pass {
   // Loss and backward of the chunk recorded last. The head runs here, not in
   // Record: it adds to its gradient at once, and the order of these sums must
   // not depend on which tapes are kept.
-  absl::Status Backward(const ChunkSpan& span, double* row_nll);
+  // Its nll [B, T] go to `nll`.
+  absl::Status Backward(const ChunkSpan& span, Tensor* nll);
 
  private:
   // The carry into a layer's first run.
@@ -239,22 +240,42 @@ absl::Status Pass::Record(int64_t i, const ChunkSpan& span, bool first,
   return absl::OkStatus();
 }
 
-absl::Status Pass::Backward(const ChunkSpan& span, double* row_nll) {
+absl::Status Pass::Backward(const ChunkSpan& span, Tensor* nll) {
   const Span trace(ChunkSpanInfo("backward", "backward", span.index));
   CARRY_CHECK(!recorded_.empty());
   const std::unique_ptr<RecordedChunk> r = std::move(recorded_.back());
   recorded_.pop_back();
-  Tensor nll;
   {
     const Span head(ChunkSpanInfo("head", "", span.index));
-    nll = model_.Loss(r->tape, r->hidden, r->data.targets.as<int32_t>(),
-                      options_.loss_weight);
+    *nll = model_.Loss(r->tape, r->hidden, r->data.targets.as<int32_t>(),
+                       options_.loss_weight);
   }
   r->hidden = {};
-  absl::Status status = r->tape.RunBackward();
-  // Last, since it waits for a device that has all of backward to do.
-  return status.ok() ? SumRows(nll, batch_.batch, row_nll) : status;
+  return r->tape.RunBackward();
 }
+
+// Losses of the chunk that ran backward last. They are summed after another has
+// been queued: the host waits for them, and the device is not to wait for it.
+class LossSums {
+ public:
+  // `sums` of `batch` rows, in the end.
+  absl::Status Add(Tensor nll, int64_t batch, double* sums) {
+    absl::Status status = Finish();
+    nll_ = std::move(nll);
+    batch_ = batch;
+    sums_ = sums;
+    return status;
+  }
+  absl::Status Finish() {
+    const Tensor nll = std::exchange(nll_, {});
+    return nll.defined() ? SumRows(nll, batch_, sums_) : absl::OkStatus();
+  }
+
+ private:
+  Tensor nll_;
+  int64_t batch_ = 0;
+  double* sums_ = nullptr;
+};
 
 }  // namespace
 
@@ -332,6 +353,7 @@ absl::StatusOr<std::vector<std::vector<double>>> RunStreamedPasses(
     running.push_back(std::make_unique<Pass>(model, pass, n, options));
   }
   if (n == 0 || m == 0) return nll;
+  LossSums losses;
   for (const StreamStep& step : StreamOrder(n, m, tapes, hold)) {
     const ChunkSpan& span = spans[step.span];
     Pass& pass = *running[step.pass];
@@ -346,14 +368,20 @@ absl::StatusOr<std::vector<std::vector<double>>> RunStreamedPasses(
         status = pass.Record(step.span, span, step.kind == StreamStep::kRecord,
                              last);
         break;
-      case StreamStep::kBackward:
-        status =
-            pass.Backward(span, nll[step.pass].data() +
-                                    step.span * passes[step.pass].batch.batch);
+      case StreamStep::kBackward: {
+        const int64_t batch = passes[step.pass].batch.batch;
+        Tensor loss;
+        status = pass.Backward(span, &loss);
+        if (!status.ok()) break;
+        status = losses.Add(std::move(loss), batch,
+                            nll[step.pass].data() + step.span * batch);
         break;
+      }
     }
     if (!status.ok()) return status;
   }
+  absl::Status status = losses.Finish();
+  if (!status.ok()) return status;
   return nll;
 }
 
