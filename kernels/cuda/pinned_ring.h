@@ -26,13 +26,15 @@ class PinnedRing {
   static constexpr int kSlots = 4;
   struct Slot {
     void* memory;
-    Event sent;
-    bool used = false;
+    Event sent;        // its latest copy
+    int64_t used = 0;  // bytes, since it was last waited for
   };
   absl::Status MakeSlots();
+  // A slot with room: this one or, once its copies are through, the next.
+  absl::Status MakeRoom();
 
   std::vector<Slot> slots_;
-  int next_ = 0;
+  size_t current_ = 0;
 };
 
 }  // namespace carry::cuda

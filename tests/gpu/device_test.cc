@@ -39,6 +39,22 @@ TEST_F(DeviceTest, CopiesOfEverySizeArrive) {
   }
 }
 
+// Small ones share a slot; thousands go round the ring.
+TEST_F(DeviceTest, ManySmallCopiesArrive) {
+  constexpr int64_t kCopies = 3000, kFloats = 2001;
+  const Tensor t = Tensor::Zeros({kCopies, kFloats}, DType::kF32);
+  std::vector<float> x(kFloats);
+  for (int64_t i = 0; i < kCopies; ++i) {
+    x[0] = x.back() = static_cast<float>(i);
+    t.backend().FromHost(t.Rows(i, 1).data(), x.data(), kFloats * 4);
+  }
+  const std::vector<float> got = Values(t);
+  for (int64_t i = 0; i < kCopies; ++i) {
+    ASSERT_EQ(got[i * kFloats], i);
+    ASSERT_EQ(got[(i + 1) * kFloats - 1], i);
+  }
+}
+
 TEST_F(DeviceTest, ColumnsAndRowsKeepTheirPlaces) {
   const std::vector<float> x = Floats(6 * 10);
   const Tensor t =
