@@ -23,6 +23,7 @@
 #include "kernels/rms_norm.h"
 #include "kernels/selective_scan.h"
 #include "kernels/selective_scan_summary.h"
+#include "kernels/strided_copy.h"
 #include "kernels/types.h"
 
 namespace carry {
@@ -143,6 +144,8 @@ class Backend {
   // kernels/elementwise.h
   virtual void AddTo(float* dst, const void* src, DType type, int64_t n) = 0;
   virtual void AddMatrix(const MatView& dst, const ConstMatView& src) = 0;
+  // kernels/strided_copy.h
+  virtual void StridedCopy(const StridedCopyArgs& args) = 0;
   virtual void AddColumnSums(const ConstMatView& x, float* sums) = 0;
   virtual void AddProduct(float* dst, const float* a, const float* b,
                           int64_t n) = 0;

@@ -8,78 +8,14 @@
 #include "kernels/span.h"
 
 namespace carry {
-namespace {
-
-float Get(const Tensor& t, int64_t row, int64_t col) {
-  const int64_t at = row * t.stride() + col;
-  return t.dtype() == DType::kF32 ? t.f32()[at] : ToFloat(t.as<BFloat16>()[at]);
-}
-
-void AddAt(const Tensor& t, int64_t row, int64_t col, float x) {
-  const int64_t at = row * t.stride() + col;
-  if (t.dtype() == DType::kF32) {
-    t.f32()[at] += x;
-  } else {
-    BFloat16& y = t.as<BFloat16>()[at];
-    y = ToBFloat16(ToFloat(y) + x);
-  }
-}
-
-// The last rows of each sequence in x [B, T, E], in host memory: x itself, or
-// copies that Store brings back.
-class LastRows {
- public:
-  static absl::StatusOr<LastRows> Load(const Tensor& x, int64_t batch,
-                                       int64_t rows) {
-    LastRows last(x, batch, std::min(rows, x.rows() / batch));
-    if (x.device() == Device::kCpu) {
-      last.host_ = x;
-      last.kept_ = last.time_;
-      return last;
-    }
-    last.dense_ = Tensor::Empty({batch * last.kept_, x.cols()}, x.dtype());
-    for (int64_t b = 0; b < batch; ++b) {
-      last.dense_.Rows(b * last.kept_, last.kept_).CopyFrom(last.Of(b));
-    }
-    absl::StatusOr<Tensor> host = last.dense_.ToHost();
-    if (!host.ok()) return host.status();
-    last.host_ = *std::move(host);
-    return last;
-  }
-
-  // Where token t of sequence b is in host().
-  int64_t Row(int64_t b, int64_t t) const {
-    return b * kept_ + t - (time_ - kept_);
-  }
-  const Tensor& host() const { return host_; }
-  void Store() const {
-    if (x_.device() == Device::kCpu) return;
-    x_.backend().FromHost(dense_.data(), host_.data(), dense_.bytes());
-    for (int64_t b = 0; b < batch_; ++b) {
-      Of(b).CopyFrom(dense_.Rows(b * kept_, kept_));
-    }
-  }
-
- private:
-  LastRows(const Tensor& x, int64_t batch, int64_t rows)
-      : x_(x), batch_(batch), time_(x.rows() / batch), kept_(rows) {}
-  Tensor Of(int64_t b) const {
-    return x_.Rows(b * time_ + time_ - kept_, kept_);
-  }
-
-  Tensor x_, dense_, host_;
-  int64_t batch_, time_, kept_;
-};
-
-}  // namespace
 
 // Messages of one kind and layer: those that this rank gets, those it sends.
 struct HaloExchange::Messages {
   struct Message {
     int peer;
-    Part inputs;  // by position in the sequence
+    Part inputs;     // by position in the sequence
+    Tensor numbers;  // [B, inputs, E]
     SealedMessage sealed;
-    float* data() const { return sealed.data(); }
   };
 
   Messages(const HaloExchange& halo, SealKind kind)
@@ -88,16 +24,18 @@ struct HaloExchange::Messages {
   void Receive(int from, Part inputs) {
     Message& m = Add(receives, from, inputs);
     m.sealed.transfer() =
-        halo.comm_.Receive(m.data(), m.sealed.bytes(), from, tag,
+        halo.comm_.Receive(m.sealed.data(), m.sealed.bytes(), from, tag,
                            halo.StampOf(kind, from).Label());
   }
-  // To be filled, then sent.
+  // Its numbers are to be filled, then sent.
   Message& ToSend(int to, Part inputs) { return Add(sends, to, inputs); }
-  void Send(Message& m) {
+  absl::Status Send(Message& m) {
     const Stamp stamp = halo.StampOf(kind, halo.comm_.rank());
-    m.sealed.Seal(stamp);
-    m.sealed.transfer() =
-        halo.comm_.Send(m.data(), m.sealed.bytes(), m.peer, tag, stamp.Label());
+    absl::Status status = m.sealed.Pack(m.numbers, stamp);
+    if (!status.ok()) return status;
+    m.sealed.transfer() = halo.comm_.Send(m.sealed.data(), m.sealed.bytes(),
+                                          m.peer, tag, stamp.Label());
+    return absl::OkStatus();
   }
   // Afterwards what came may be used.
   absl::Status WaitForReceives() {
@@ -110,7 +48,9 @@ struct HaloExchange::Messages {
       info.peer = m.peer;
       const Span span(info);
       absl::Status status = m.sealed.transfer()->Wait();
-      if (status.ok()) status = m.sealed.Check(stamp, halo.comm_.rank());
+      if (status.ok()) {
+        status = m.sealed.Unpack(stamp, halo.comm_.rank(), m.numbers);
+      }
       if (!status.ok()) return status;
     }
     return absl::OkStatus();
@@ -124,9 +64,9 @@ struct HaloExchange::Messages {
   }
 
   Message& Add(std::vector<Message>& list, int peer, Part inputs) {
-    const int64_t each = halo.batch_.batch * halo.channels_;
-    list.push_back({peer, inputs,
-                    SealedMessage(halo.comm_, inputs.size() * each, nullptr)});
+    const Shape shape = {halo.batch_.batch, inputs.size(), halo.channels_};
+    list.push_back({peer, inputs, Tensor::Empty(shape, DType::kF32),
+                    SealedMessage(halo.comm_, Product(shape), halo.checks_)});
     return list.back();
   }
 
@@ -135,6 +75,33 @@ struct HaloExchange::Messages {
   const int tag;
   std::vector<Message> receives, sends;
 };
+
+namespace {
+
+// Inputs [B, inputs, E] from the input at `begin` on.
+StridedView NumbersFrom(const Tensor& numbers, int64_t begin) {
+  const int64_t inputs = numbers.dim(1), channels = numbers.dim(2);
+  return {numbers.f32() + begin * channels,
+          DType::kF32,
+          {inputs * channels, channels, 1}};
+}
+
+// The same of x [B, T, E], from token `begin` on.
+StridedView TokensFrom(const Tensor& x, int64_t batch, int64_t begin) {
+  const int64_t time = x.rows() / batch;
+  return {x.as<char>() + begin * x.stride() * SizeOf(x.dtype()),
+          x.dtype(),
+          {time * x.stride(), x.stride(), 1}};
+}
+
+// The same of a halo [B, E, W].
+StridedView HaloFrom(const Tensor& halo, int64_t begin) {
+  if (!halo.defined()) return {};
+  const int64_t channels = halo.dim(1), width = halo.dim(2);
+  return {halo.f32() + begin, DType::kF32, {channels * width, 1, width}};
+}
+
+}  // namespace
 
 Part HaloExchange::Inputs(int from, int to, bool tokens_only) const {
   const int64_t edge = spans_[to].begin;
@@ -155,15 +122,36 @@ bool HaloExchange::SameDocument(int64_t row, int64_t position,
   return true;
 }
 
+Tensor HaloExchange::KeepMask(Part inputs, int64_t shard_begin) const {
+  std::vector<uint8_t> keep;
+  for (int64_t b = 0; b < batch_.batch; ++b) {
+    for (int64_t p = inputs.begin; p < inputs.end; ++p) {
+      keep.push_back(SameDocument(b, p, shard_begin));
+    }
+  }
+  if (std::find(keep.begin(), keep.end(), 0) == keep.end()) return Tensor();
+  return Tensor::FromHost(keep.data(), {batch_.batch, inputs.size()},
+                          DType::kU8, MemoryPart::kData);
+}
+
+void HaloExchange::Copy(const StridedView& from, const StridedView& to,
+                        int64_t inputs, const Tensor& keep, Write write) const {
+  StridedCopyArgs args{};
+  args.size[0] = batch_.batch;
+  args.size[1] = inputs;
+  args.size[2] = channels_;
+  args.src = from;
+  args.dst = to;
+  args.keep = keep.defined() ? keep.as<uint8_t>() : nullptr;
+  args.write = write;
+  BackendOf(DefaultDevice()).StridedCopy(args);
+}
+
 absl::Status HaloExchange::Forward(const Tensor& source,
                                    const Tensor& halo) const {
   const int me = comm_.rank();
   const ChunkSpan& span = spans_[me];
   Messages messages(*this, SealKind::kHalo);
-  absl::StatusOr<LastRows> tail = LastRows::Load(source, batch_.batch, width_);
-  if (!tail.ok()) return tail.status();
-  absl::StatusOr<Tensor> host_halo = halo.defined() ? halo.ToHost() : halo;
-  if (!host_halo.ok()) return host_halo.status();
   int64_t filled = 0;
   for (int from = 0; from < me; ++from) {
     const Part inputs = Inputs(from, me, false);
@@ -180,37 +168,22 @@ absl::Status HaloExchange::Forward(const Tensor& source,
     const Part inputs = Inputs(me, to, false);
     if (inputs.size() == 0) continue;
     auto& m = messages.ToSend(to, inputs);
-    float* x = m.data();
-    for (int64_t b = 0; b < batch_.batch; ++b) {
-      for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
-        for (int64_t e = 0; e < channels_; ++e) {
-          if (p >= 0) {
-            *x++ = Get(tail->host(), tail->Row(b, p - span.begin), e);
-          } else {
-            const int64_t at = (b * channels_ + e) * width_ + width_ + p;
-            *x++ = halo.defined() ? host_halo->f32()[at] : 0;
-          }
-        }
-      }
-    }
-    messages.Send(m);
+    // Those before the sequence are the initial carry's.
+    const int64_t before = std::clamp<int64_t>(-inputs.begin, 0, inputs.size());
+    Copy(HaloFrom(halo, width_ + inputs.begin), NumbersFrom(m.numbers, 0),
+         before, Tensor(), Write::kOverwrite);
+    Copy(TokensFrom(source, batch_.batch, inputs.begin + before - span.begin),
+         NumbersFrom(m.numbers, before), inputs.size() - before, Tensor(),
+         Write::kOverwrite);
+    absl::Status status = messages.Send(m);
+    if (!status.ok()) return status;
   }
   absl::Status status = messages.WaitForReceives();
   if (!status.ok()) return status;
-  for (auto& m : messages.receives) {
-    const float* x = m.data();
-    for (int64_t b = 0; b < batch_.batch; ++b) {
-      for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
-        const bool keep = SameDocument(b, p, span.begin);
-        const int64_t k = p - (span.begin - width_);
-        for (int64_t e = 0; e < channels_; ++e, ++x) {
-          host_halo->f32()[(b * channels_ + e) * width_ + k] = keep ? *x : 0;
-        }
-      }
-    }
-  }
-  if (me > 0 && halo.device() != Device::kCpu) {
-    halo.backend().FromHost(halo.data(), host_halo->data(), halo.bytes());
+  for (const auto& m : messages.receives) {
+    Copy(NumbersFrom(m.numbers, 0),
+         HaloFrom(halo, m.inputs.begin - (span.begin - width_)),
+         m.inputs.size(), KeepMask(m.inputs, span.begin), Write::kOverwrite);
   }
   return messages.WaitForSends();
 }
@@ -223,44 +196,23 @@ absl::Status HaloExchange::Backward(const Var& source, const Var& halo) const {
     const Part inputs = Inputs(me, from, true);
     if (inputs.size() > 0) messages.Receive(from, inputs);
   }
-  absl::StatusOr<Tensor> halo_grad = Tensor();
-  if (me > 0) halo_grad = halo.grad().ToHost();
-  if (!halo_grad.ok()) return halo_grad.status();
   for (int to = 0; to < me; ++to) {
     const Part inputs = Inputs(to, me, true);
     if (inputs.size() == 0) continue;
     auto& m = messages.ToSend(to, inputs);
-    const float* grad = halo_grad->f32();
-    float* x = m.data();
-    for (int64_t b = 0; b < batch_.batch; ++b) {
-      for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
-        const bool keep = SameDocument(b, p, span.begin);
-        const int64_t k = p - (span.begin - width_);
-        for (int64_t e = 0; e < channels_; ++e) {
-          *x++ = keep ? grad[(b * channels_ + e) * width_ + k] : 0;
-        }
-      }
-    }
-    messages.Send(m);
+    Copy(HaloFrom(halo.grad(), inputs.begin - (span.begin - width_)),
+         NumbersFrom(m.numbers, 0), inputs.size(), KeepMask(inputs, span.begin),
+         Write::kOverwrite);
+    absl::Status status = messages.Send(m);
+    if (!status.ok()) return status;
   }
   absl::Status status = messages.WaitForReceives();
   if (!status.ok()) return status;
-  if (messages.receives.empty()) return messages.WaitForSends();
-  const absl::StatusOr<LastRows> tail =
-      LastRows::Load(source.grad(), batch_.batch, width_);
-  if (!tail.ok()) return tail.status();
-  for (auto& m : messages.receives) {
-    const float* x = m.data();
-    for (int64_t b = 0; b < batch_.batch; ++b) {
-      for (int64_t p = m.inputs.begin; p < m.inputs.end; ++p) {
-        const int64_t row = tail->Row(b, p - span.begin);
-        for (int64_t e = 0; e < channels_; ++e) {
-          AddAt(tail->host(), row, e, *x++);
-        }
-      }
-    }
+  for (const auto& m : messages.receives) {
+    Copy(NumbersFrom(m.numbers, 0),
+         TokensFrom(source.grad(), batch_.batch, m.inputs.begin - span.begin),
+         m.inputs.size(), Tensor(), Write::kAccumulate);
   }
-  tail->Store();
   return messages.WaitForSends();
 }
 

@@ -19,13 +19,14 @@ namespace carry {
 
 class HaloExchange {
  public:
-  // One layer's, in a pass, by messages in host memory. `spans` by rank, those
+  // One layer's, in a pass. `spans` by rank, those
   // without tokens last; this rank has some. `shape` is [E, W]. Everything
   // passed by reference is to outlive it.
-  HaloExchange(Communicator& comm, const std::vector<ChunkSpan>& spans,
-               const SequenceBatch& batch, uint32_t pass, int64_t layer,
-               const Shape& shape)
+  HaloExchange(Communicator& comm, SealChecks& checks,
+               const std::vector<ChunkSpan>& spans, const SequenceBatch& batch,
+               uint32_t pass, int64_t layer, const Shape& shape)
       : comm_(comm),
+        checks_(&checks),
         spans_(spans),
         batch_(batch),
         pass_(pass),
@@ -49,8 +50,13 @@ class HaloExchange {
   // sequence; rank 0 also has those before it, unless `tokens_only`.
   Part Inputs(int from, int to, bool tokens_only) const;
   bool SameDocument(int64_t row, int64_t position, int64_t shard_begin) const;
+  // [B, inputs]: those of the document that a shard begins in; undefined: all.
+  Tensor KeepMask(Part inputs, int64_t shard_begin) const;
+  void Copy(const StridedView& from, const StridedView& to, int64_t inputs,
+            const Tensor& keep, Write write) const;
 
   Communicator& comm_;
+  SealChecks* const checks_;
   const std::vector<ChunkSpan>& spans_;
   const SequenceBatch& batch_;
   const uint32_t pass_;

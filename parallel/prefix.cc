@@ -25,7 +25,7 @@ struct RecordedLayer {
 class PrefixPass {
  public:
   PrefixPass(LanguageModel& model, const PassRequest& request,
-             Communicator& sequence, Communicator& summaries, uint32_t pass);
+             Communicator& sequence, Communicator& tensors, uint32_t pass);
   absl::StatusOr<PassOutcome> Run();
 
  private:
@@ -62,7 +62,7 @@ class PrefixPass {
   LanguageModel& model_;
   const PassRequest& request_;
   Communicator& comm_;
-  Communicator& summaries_;
+  Communicator& tensors_;
   SealChecks checks_;
   const uint32_t pass_;
   std::vector<ChunkSpan> spans_;  // by rank
@@ -79,12 +79,12 @@ class PrefixPass {
 };
 
 PrefixPass::PrefixPass(LanguageModel& model, const PassRequest& request,
-                       Communicator& sequence, Communicator& summaries,
+                       Communicator& sequence, Communicator& tensors,
                        uint32_t pass)
     : model_(model),
       request_(request),
       comm_(sequence),
-      summaries_(summaries),
+      tensors_(tensors),
       checks_(sequence.rank()),
       pass_(pass),
       inputs_(model.layers()),
@@ -111,7 +111,7 @@ absl::StatusOr<std::vector<Tensor>> PrefixPass::Gather(int64_t layer,
                                                        SealKind kind,
                                                        const Tensor& own) {
   Stamp stamp = {kind, pass_, layer, comm_.rank(), comm_.rank()};
-  const SealedMessage message(summaries_, own.size(), nullptr);
+  const SealedMessage message(tensors_, own.size(), nullptr);
   absl::Status status = message.Pack(own, stamp);
   if (!status.ok()) return status;
   CommLabel label = stamp.Label();
@@ -121,11 +121,11 @@ absl::StatusOr<std::vector<Tensor>> PrefixPass::Gather(int64_t layer,
   info.layer = layer;
   const Span span(info);
   const int64_t size = own.size(), floats = message.bytes() / 4;
-  const Device memory = summaries_.memory();
+  const Device memory = tensors_.memory();
   const Tensor gathered = Tensor::Empty({comm_.size() * floats}, DType::kF32,
                                         MemoryPart::kCarries, memory);
-  status = summaries_.AllGather(message.data(), message.bytes(),
-                                gathered.data(), label);
+  status = tensors_.AllGather(message.data(), message.bytes(), gathered.data(),
+                              label);
   std::vector<Tensor> all;
   for (int r = 0; r < comm_.size() && status.ok(); ++r) {
     const Tensor theirs = gathered.Slice(r * floats, {size});
@@ -203,8 +203,8 @@ absl::Status PrefixPass::RunLayer(int64_t layer, Tape& tape, bool first,
   const std::shared_ptr<LayerRun> run = mixer.Begin(tape, normed, data_->info);
 
   Carry& carry = carries_[layer];
-  const HaloExchange halos(comm_, spans_, request_.batch, pass_, layer,
-                           spec[halo_field].shape);
+  const HaloExchange halos(tensors_, checks_, spans_, request_.batch, pass_,
+                           layer, spec[halo_field].shape);
   if (first) {
     if (comm_.rank() > 0) {
       carry = Carry::Empty(spec, batch());
@@ -401,7 +401,7 @@ ChunkSpan PrefixShard(int64_t length, int ranks, int rank) {
 absl::StatusOr<PassOutcome> RunPrefixPass(LanguageModel& model,
                                           const PassRequest& request,
                                           Communicator& sequence,
-                                          Communicator& summaries,
+                                          Communicator& tensors,
                                           uint32_t pass) {
   CARRY_CHECK(sequence.size() > 1 && request.batch.length > 0);
   for (int64_t l = 0; l < model.layers(); ++l) {
@@ -411,7 +411,7 @@ absl::StatusOr<PassOutcome> RunPrefixPass(LanguageModel& model,
           "of a shard; set parallel.schedule to WAVEFRONT");
     }
   }
-  return PrefixPass(model, request, sequence, summaries, pass).Run();
+  return PrefixPass(model, request, sequence, tensors, pass).Run();
 }
 
 }  // namespace carry

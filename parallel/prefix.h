@@ -33,13 +33,12 @@ ChunkSpan PrefixShard(int64_t length, int ranks, int rank);
 // `initial` is read and `final` returned on rank 0. kInvalidArgument if a mixer
 // has no LinearCarry.
 //
-// Summaries go through `summaries`, which is `sequence` or one of the same
-// ranks in the memory of tensors; all else, which is small or rare, through
-// `sequence`, whose messages are in host memory.
+// Halos and summaries go through `tensors`, which is `sequence` or one of the
+// same ranks with messages in the memory of tensors; final carries, once a
+// pass, through `sequence`, whose messages are in host memory.
 absl::StatusOr<PassOutcome> RunPrefixPass(LanguageModel& model,
                                           const PassRequest& request,
                                           Communicator& sequence,
-                                          Communicator& summaries,
-                                          uint32_t pass);
+                                          Communicator& tensors, uint32_t pass);
 
 }  // namespace carry

@@ -66,7 +66,7 @@ absl::Status SealedMessage::Pack(const Tensor& numbers,
   const int64_t bytes = floats_ * kFloat;
   if (memory_.device() == Device::kCpu) {
     absl::Status status = backend.ToHost(data(), numbers.data(), bytes);
-    if (status.ok()) Seal(stamp);
+    if (status.ok()) WriteSeal(stamp, data(), floats_, seal());
     return status;
   }
   backend.Copy(data(), bytes, numbers.data(), bytes, bytes, 1);
@@ -90,14 +90,6 @@ absl::Status SealedMessage::Unpack(const Stamp& due, int receiver,
   // What will be used, where the host can see it.
   const float* used = numbers.device() == Device::kCpu ? numbers.f32() : data();
   return CheckSeal(due, receiver, used, floats_, seal());
-}
-
-void SealedMessage::Seal(const Stamp& stamp) const {
-  WriteSeal(stamp, data(), floats_, seal());
-}
-
-absl::Status SealedMessage::Check(const Stamp& due, int receiver) const {
-  return CheckSeal(due, receiver, data(), floats_, seal());
 }
 
 }  // namespace carry

@@ -58,10 +58,6 @@ class SealedMessage {
   absl::Status Unpack(const Stamp& due, int receiver,
                       const Tensor& numbers) const;
 
-  // For messages in host memory: seals, or checks, what is at data().
-  void Seal(const Stamp& stamp) const;
-  absl::Status Check(const Stamp& due, int receiver) const;
-
  private:
   char* seal() const { return memory_.as<char>() + seal_at_; }
 

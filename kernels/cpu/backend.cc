@@ -157,6 +157,9 @@ class Cpu : public Backend {
   void AddMatrix(const MatView& dst, const ConstMatView& src) override {
     carry::AddMatrix(dst, src);
   }
+  void StridedCopy(const StridedCopyArgs& args) override {
+    carry::StridedCopy(args);
+  }
   void AddColumnSums(const ConstMatView& x, float* sums) override {
     carry::AddColumnSums(x, sums);
   }

@@ -16,6 +16,7 @@
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/selective_scan.h"
+#include "kernels/cuda/strided_copy.h"
 
 namespace carry::cuda {
 namespace {
@@ -247,6 +248,9 @@ class CudaBackend : public Backend {
   }
   void AddMatrix(const MatView& dst, const ConstMatView& src) override {
     Do([&] { return cuda::AddMatrix(dst, src, stream()); });
+  }
+  void StridedCopy(const StridedCopyArgs& args) override {
+    Do([&] { return cuda::StridedCopy(args, stream()); });
   }
   void AddColumnSums(const ConstMatView& x, float* sums) override {
     float* workspace = Workspace<float>(AddColumnSumsWorkspace(x.rows, x.cols));
