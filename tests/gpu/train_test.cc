@@ -135,7 +135,7 @@ TEST_F(GpuTrainTest, WhatDoesNotFitIsRefusedBeforeItStarts) {
   const Result r =
       Run("train tiny.textproto --out run --set model.hidden_size=1024 "
           "--set model.num_layers=4096 "
-      "--set training.sequence_length=64" +
+          "--set training.sequence_length=64" +
           std::string(kCuda));
   EXPECT_EQ(r.status, 1);
   EXPECT_THAT(r.err, HasSubstr("this recipe needs about"));
