@@ -1,14 +1,16 @@
 // Preloaded into the program (LD_PRELOAD), makes one function of the CUDA
 // runtime, of cuBLAS or of NCCL go wrong in one rank:
 //
-//   CARRY_FAULT="RANK FUNCTION COUNT ACTION"
+//   CARRY_FAULT="RANK FUNCTION COUNT ACTION [AFTER]"
 //
-// From the COUNT-th call of FUNCTION on, ACTION is done in its place:
+// From the COUNT-th call of FUNCTION on, since there was a file AFTER, ACTION
+// is done in its place:
 //
 //   a number   the call fails with this code
 //   kill stop  the process raises SIGKILL or SIGSTOP
-//   damage     a byte of what ncclSend sends is changed, on the device; once
+//   damage     a byte of what is sent is changed on the device; once
 //   swap       the message before the COUNT-th is sent once more
+//   count      nothing is; how often FUNCTION was called is told at the end
 //   else       cudaGetDeviceProperties: "sm_75" is the GPU's architecture,
 //              another word its name; ncclGetVersion: the version
 //
@@ -18,8 +20,10 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <nccl.h>
+#include <unistd.h>
 
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
@@ -29,24 +33,29 @@ namespace {
 
 struct Fault {
   bool here = false;  // in this rank
-  std::string function, action;
+  std::string function, action, after;
   long count = 0;
   long calls = 0;
+
+  ~Fault() {
+    if (action == "count") std::fprintf(stderr, "%ld calls\n", calls);
+  }
 };
 
 Fault& TheFault() {
-  static Fault* const fault = [] {
-    auto* made = new Fault;
+  static Fault fault = [] {
+    Fault made;
     const char* text = std::getenv("CARRY_FAULT");
     const char* me = std::getenv("OMPI_COMM_WORLD_RANK");
     int rank = -1;
     std::istringstream in(text == nullptr ? "" : text);
-    if (in >> rank >> made->function >> made->count >> made->action) {
-      made->here = rank == (me == nullptr ? 0 : std::atoi(me));
+    if (in >> rank >> made.function >> made.count >> made.action) {
+      in >> made.after;
+      made.here = rank == (me == nullptr ? 0 : std::atoi(me));
     }
     return made;
   }();
-  return *fault;
+  return fault;
 }
 
 bool Is(const char* function) {
@@ -56,10 +65,16 @@ bool Is(const char* function) {
 // What the call of `function` that is made now returns; 0: what the real one
 // does.
 int Code(const char* function) {
-  if (!Is(function) || ++TheFault().calls < TheFault().count) return 0;
-  if (TheFault().action == "kill") raise(SIGKILL);
-  if (TheFault().action == "stop") raise(SIGSTOP);
-  return std::atoi(TheFault().action.c_str());
+  Fault& fault = TheFault();
+  if (!Is(function)) return 0;
+  if (fault.calls == 0 && !fault.after.empty() &&
+      access(fault.after.c_str(), F_OK) != 0) {
+    return 0;
+  }
+  if (++fault.calls < fault.count) return 0;
+  if (fault.action == "kill") raise(SIGKILL);
+  if (fault.action == "stop") raise(SIGSTOP);
+  return std::atoi(fault.action.c_str());
 }
 
 // Whether this very call is the one.
@@ -84,8 +99,15 @@ F* Next(const char* name, F*) {
 }
 
 decltype(&ncclSend) real_send = nullptr;
-decltype(&ncclAllReduce) real_all_reduce = nullptr;
-decltype(&ncclReduceScatter) real_reduce_scatter = nullptr;
+decltype(&ncclReduce) real_reduce = nullptr;
+decltype(&ncclAllGather) real_all_gather = nullptr;
+
+// Where `damage` is due: what is sent, on the device.
+void Harm(const void* data, cudaStream_t stream) {
+  if (!Now("damage")) return;
+  cudaMemsetAsync(static_cast<char*>(const_cast<void*>(data)) + 3, 0x5a, 1,
+                  stream);
+}
 
 ncclResult_t Send(const void* data, size_t count, ncclDataType_t type, int peer,
                   ncclComm_t comm, cudaStream_t stream) {
@@ -93,30 +115,28 @@ ncclResult_t Send(const void* data, size_t count, ncclDataType_t type, int peer,
   if (count > 1) {
     const int code = Code("ncclSend");
     if (code != 0) return static_cast<ncclResult_t>(code);
-    if (Is("ncclSend") && Now("damage")) {
-      cudaMemsetAsync(static_cast<char*>(const_cast<void*>(data)) + 3, 0x5a, 1,
-                      stream);
-    }
+    if (Is("ncclSend")) Harm(data, stream);
     if (Is("ncclSend") && Now("swap")) data = last;
     last = data;
   }
   return real_send(data, count, type, peer, comm, stream);
 }
 
-ncclResult_t AllReduce(const void* from, void* to, size_t count,
-                       ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
-                       cudaStream_t stream) {
-  const int code = count > 1 ? Code("ncclAllReduce") : 0;
+ncclResult_t Reduce(const void* from, void* to, size_t count,
+                    ncclDataType_t type, ncclRedOp_t op, int root,
+                    ncclComm_t comm, cudaStream_t stream) {
+  const int code = count > 1 ? Code("ncclReduce") : 0;
   if (code != 0) return static_cast<ncclResult_t>(code);
-  return real_all_reduce(from, to, count, type, op, comm, stream);
+  return real_reduce(from, to, count, type, op, root, comm, stream);
 }
 
-ncclResult_t ReduceScatter(const void* from, void* to, size_t count,
-                           ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
-                           cudaStream_t stream) {
-  const int code = count > 1 ? Code("ncclReduceScatter") : 0;
+ncclResult_t AllGather(const void* from, void* to, size_t count,
+                       ncclDataType_t type, ncclComm_t comm,
+                       cudaStream_t stream) {
+  const int code = count > 1 ? Code("ncclAllGather") : 0;
   if (code != 0) return static_cast<ncclResult_t>(code);
-  return real_reduce_scatter(from, to, count, type, op, comm, stream);
+  if (count > 1 && Is("ncclAllGather")) Harm(from, stream);
+  return real_all_gather(from, to, count, type, comm, stream);
 }
 
 ncclResult_t Version(int* version) {
@@ -159,11 +179,9 @@ void* dlsym(void* library, const char* name) noexcept {
   const std::string function = name;
   if (function == "ncclGetVersion") return reinterpret_cast<void*>(&Version);
   if (function == "ncclSend") return InPlaceOf(found, &real_send, &Send);
-  if (function == "ncclAllReduce") {
-    return InPlaceOf(found, &real_all_reduce, &AllReduce);
-  }
-  if (function == "ncclReduceScatter") {
-    return InPlaceOf(found, &real_reduce_scatter, &ReduceScatter);
+  if (function == "ncclReduce") return InPlaceOf(found, &real_reduce, &Reduce);
+  if (function == "ncclAllGather") {
+    return InPlaceOf(found, &real_all_gather, &AllGather);
   }
   if (function == "cublasGemmEx") return InPlaceOf(found, &real_gemm, &Gemm);
   return found;
