@@ -55,6 +55,8 @@ absl::Status Open(const std::vector<FoundDevice>& all, int index,
     return absl::OkStatus();
   }
   recipe->set_device(config::Recipe::CUDA);
+  status = CheckBatchForGpu(*recipe);
+  if (!status.ok()) return status;
   CudaOptions options;
   options.index = index;
   options.tf32 = recipe->training().tf32();

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "framework/train/memory_plan.h"
 
 namespace carry {
 namespace {
@@ -70,6 +71,16 @@ absl::Status CheckDevices(const std::vector<FoundDevice>& all,
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckBatchForGpu(const config::Recipe& recipe) {
+  // A sequence is a row of blocks, of which a grid has no more.
+  constexpr int64_t kMost = 65535;
+  const int64_t batch = StepCut(recipe).batch;
+  if (batch <= kMost) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("a GPU computes at most ", kMost, " sequences at once, and ",
+                   batch, " are wanted: lower training.micro_batch_size"));
 }
 
 std::string WithoutAdvice(const std::string& error) {

@@ -27,6 +27,10 @@ struct FoundDevice {
 absl::Status CheckDevices(const std::vector<FoundDevice>& all,
                           config::Recipe::Device wanted);
 
+// Whether the recipe's parts of a batch are of what a GPU's kernels take at
+// once.
+absl::Status CheckBatchForGpu(const config::Recipe& recipe);
+
 // An error's text up to its advice: "looking for GPUs: cudaErrorNoDevice, no
 // CUDA-capable device is detected".
 std::string WithoutAdvice(const std::string& error);

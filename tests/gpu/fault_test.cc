@@ -232,6 +232,17 @@ TEST_F(GpuPairFaultTest, MemoryThatRunsOutInOneRankEndsAll) {
   ExpectNoCrash(r);
 }
 
+// Sizes.
+
+TEST_F(GpuFaultTest, MoreSequencesThanAGridHasRowsAreRefused) {
+  const Result r = TrainAlone(
+      "",
+      "--set training.batch_size=65600 --set training.micro_batch_size=0 "
+      "--set training.sequence_length=4");
+  ExpectRefused(r, "at most 65535 sequences at once, and 65600 are wanted");
+  EXPECT_EQ(r.status, 1);
+}
+
 // Errors of CUDA and its libraries in the fourth step.
 
 struct StepFault {
@@ -279,6 +290,8 @@ class GpuPeerFaultTest : public GpuPairFaultTest,
 
 constexpr char kWavefront[] = "--set parallel.schedule=WAVEFRONT";
 constexpr char kPrefix[] = "--set parallel.schedule=PREFIX";
+constexpr char kMpi[] =
+    "--set parallel.schedule=WAVEFRONT --set parallel.transport=MPI";
 constexpr char kKilled[] =
     "rank 1 .*signal 9|rank 0 (receiving from|sending to) rank 1 in";
 // Which of its waits a rank was in, it knows where the driver answers.
@@ -308,6 +321,11 @@ INSTANTIATE_TEST_SUITE_P(
         PeerFault{"SummaryDamaged", "ncclAllGather 3 damage", kPrefix,
                   kDamaged},
         PeerFault{"ReductionKilled", "ncclReduce 2 kill", kWavefront, kKilled},
+        PeerFault{"MpiKilled", "MPI_Isend 3 kill", kMpi, kKilled},
+        PeerFault{"MpiStopped", "MPI_Isend 3 stop", kMpi, kNothing},
+        PeerFault{"MpiDamaged", "MPI_Isend 3 damage", kMpi, kDamaged},
+        PeerFault{"HaloStopped", "MPI_Isend 2 stop", kPrefix, kNothing},
+        PeerFault{"HaloDamaged", "MPI_Isend 2 damage", kPrefix, kDamaged},
         PeerFault{"ReductionStopped", "ncclReduce 2 stop", kWavefront,
                   kNothing}),
     [](const auto& info) { return std::string(info.param.name); });

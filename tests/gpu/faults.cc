@@ -1,5 +1,5 @@
 // Preloaded into the program (LD_PRELOAD), makes one function of the CUDA
-// runtime, of cuBLAS or of NCCL go wrong in one rank:
+// runtime, of cuBLAS, NCCL or MPI go wrong in one rank:
 //
 //   CARRY_FAULT="RANK FUNCTION COUNT ACTION [AFTER]"
 //
@@ -15,10 +15,12 @@
 //              another word its name; ncclGetVersion: the version
 //
 // Of ncclSend and the collectives only calls of more than a byte count: smaller
-// ones connect ranks.
+// ones connect ranks. Of MPI_Isend only those of more than 64: smaller ones
+// tell numbers.
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
+#include <mpi.h>
 #include <nccl.h>
 #include <unistd.h>
 
@@ -185,6 +187,18 @@ void* dlsym(void* library, const char* name) noexcept {
   }
   if (function == "cublasGemmEx") return InPlaceOf(found, &real_gemm, &Gemm);
   return found;
+}
+
+int MPI_Isend(const void* data, int count, MPI_Datatype type, int to, int tag,
+              MPI_Comm comm, MPI_Request* request) {
+  if (count > 64) {
+    Code("MPI_Isend");
+    if (Is("MPI_Isend") && Now("damage")) {
+      static_cast<char*>(const_cast<void*>(data))[3] ^= 1;
+    }
+  }
+  return Next("MPI_Isend", &MPI_Isend)(data, count, type, to, tag, comm,
+                                       request);
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {

@@ -313,7 +313,7 @@ TEST(LargeSizes, Workspaces) {
 // Every part of backward's workspace follows the one before, whatever the
 // sizes.
 TEST(LargeSizes, ScanBackwardPartsDoNotOverlap) {
-  for (const int64_t batch : {1, 64, 65535}) {
+  for (const int64_t batch : {1, 64, 1024}) {
     for (const int64_t time : {int64_t{1} << 10, int64_t{1} << 20, kHuge[2]}) {
       for (const int64_t states : {1, 16, 256}) {
         SelectiveScanArgs args = {};

@@ -63,6 +63,27 @@ TEST(CheckDevicesTest, OtherModelsAreNamed) {
   EXPECT_THAT(error, HasSubstr("CUDA_VISIBLE_DEVICES"));
 }
 
+TEST(CheckBatchForGpuTest, NoMoreSequencesAtOnceThanAGridHasRows) {
+  struct Case {
+    int64_t batch, micro, data;
+    const char* wanted;  // "": few enough
+  };
+  for (const Case& c :
+       {Case{8, 0, 1, ""}, Case{65535, 0, 1, ""}, Case{1000000, 65535, 1, ""},
+        Case{131070, 0, 2, ""}, Case{65536, 0, 1, "65536 are"},
+        Case{1000000, 65536, 1, "65536 are"},
+        Case{131071, 100000, 2, "65536 are"}}) {
+    Recipe recipe;
+    recipe.mutable_training()->set_batch_size(c.batch);
+    recipe.mutable_training()->set_micro_batch_size(c.micro);
+    recipe.mutable_training()->set_sequence_length(4);
+    recipe.mutable_parallel()->set_data(c.data);
+    const absl::Status status = CheckBatchForGpu(recipe);
+    EXPECT_EQ(status.ok(), c.wanted[0] == '\0') << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(c.wanted));
+  }
+}
+
 TEST(FoundDeviceTest, GoesBetweenRanksAsText) {
   for (const FoundDevice& found :
        {None(), Gpu("GPU 0000:1b:00.0 of a", "NVIDIA H100")}) {
