@@ -5,12 +5,12 @@
 
 #include <cstring>
 #include <list>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/check.h"
 #include "kernels/cuda/causal_conv1d.h"
 #include "kernels/cuda/checksum.h"
 #include "kernels/cuda/cross_entropy.h"
@@ -36,7 +36,9 @@ class SparseMemory {
   explicit SparseMemory(int64_t bytes)
       : bytes_(bytes),
         data_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {}
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
+    CARRY_CHECK(data_ != MAP_FAILED);
+  }
   SparseMemory(const SparseMemory&) = delete;
   SparseMemory& operator=(const SparseMemory&) = delete;
   ~SparseMemory() { munmap(data_, bytes_); }
@@ -47,15 +49,19 @@ class SparseMemory {
   void* data_;
 };
 
-// Matrices of equal contents for every stride, and what became of them.
+// Matrices of equal contents for every stride, and what became of them. They
+// are columns of one wide matrix: the thread sanitizer has room for one.
 class Matrices {
  public:
-  explicit Matrices(int64_t stride) : stride_(stride) {}
+  explicit Matrices(int64_t stride)
+      : stride_(stride),
+        memory_(kMostRows * stride * 4 + kMostMatrices * kApart) {}
 
   MatView Of(int64_t rows, int64_t cols, DType dtype) {
-    memory_.push_back(
-        std::make_unique<SparseMemory>(rows * stride_ * SizeOf(dtype)));
-    const MatView view = {memory_.back()->data(), dtype, rows, cols, stride_};
+    const auto index = static_cast<int64_t>(views_.size());
+    EXPECT_TRUE(rows <= kMostRows && index < kMostMatrices);
+    const MatView view = {static_cast<char*>(memory_.data()) + index * kApart,
+                          dtype, rows, cols, stride_};
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < cols; ++c) {
         const auto x = static_cast<float>(random_(-1, 1));
@@ -95,9 +101,13 @@ class Matrices {
     return static_cast<char*>(view.data) + r * view.stride * SizeOf(view.dtype);
   }
 
+  static constexpr int64_t kMostRows = 22, kMostMatrices = 16;
+  // Bytes: rows that lie close together end before the next matrix.
+  static constexpr int64_t kApart = 16 << 10;
+
   int64_t stride_;
+  SparseMemory memory_;
   carry::testing::Random random_{7};
-  std::vector<std::unique_ptr<SparseMemory>> memory_;
   std::vector<MatView> views_;
   std::list<std::vector<float>> vectors_;  // whose addresses are known
 };
