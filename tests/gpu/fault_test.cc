@@ -184,6 +184,14 @@ TEST_F(GpuFaultTest, WithoutCuBlasNothingStarts) {
                                "cuBLAS of this CUDA version"));
 }
 
+TEST_F(GpuFaultTest, ACuBlasThatDoesNotStartSaysWhy) {
+  ExpectRefused(TrainAlone("cublasCreate_v2 1 3"),
+                "cuBLAS: the GPU has no memory left for it; another program");
+  const Result r = TrainAlone("cublasCreate_v2 1 1");
+  ExpectRefused(r, "cuBLAS: ");
+  EXPECT_THAT(r.err, HasSubstr("install the cuBLAS of this CUDA version"));
+}
+
 TEST_F(GpuPairFaultTest, WithoutCuBlasAllRanksEnd) {
   ExpectRefused(Mpirun("-x " + Damaged("libcublas.so.13") +
                        " -n 2 '" CARRY_PROGRAM

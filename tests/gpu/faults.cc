@@ -152,6 +152,14 @@ void* InPlaceOf(void* found, Real* real, F* ours) {
   return reinterpret_cast<void*>(ours);
 }
 
+decltype(&cublasCreate) real_create = nullptr;
+
+cublasStatus_t Create(cublasHandle_t* handle) {
+  const int code = Code("cublasCreate_v2");
+  if (code != 0) return static_cast<cublasStatus_t>(code);
+  return real_create(handle);
+}
+
 cublasStatus_t (*real_gemm)(cublasHandle_t, cublasOperation_t,
                             cublasOperation_t, int, int, int, const void*,
                             const void*, cudaDataType, int, const void*,
@@ -184,6 +192,9 @@ void* dlsym(void* library, const char* name) noexcept {
   if (function == "ncclReduce") return InPlaceOf(found, &real_reduce, &Reduce);
   if (function == "ncclAllGather") {
     return InPlaceOf(found, &real_all_gather, &AllGather);
+  }
+  if (function == "cublasCreate_v2") {
+    return InPlaceOf(found, &real_create, &Create);
   }
   if (function == "cublasGemmEx") return InPlaceOf(found, &real_gemm, &Gemm);
   return found;
