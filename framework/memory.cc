@@ -54,15 +54,17 @@ class Pool {
   Block Take(int64_t bytes, MemoryPart part) {
     const int64_t size = SizeClass(bytes);
     std::lock_guard<std::mutex> lock(mutex_);
-    Count(part, size);
+    Block block;
     auto it = free_.find(size);
     if (it != free_.end() && !it->second.empty()) {
-      Block block = it->second.back();
+      block = it->second.back();
       it->second.pop_back();
       cached_ -= size;
-      return block;
+    } else {
+      block = FromSystem(size, part);
     }
-    return FromSystem(size);
+    Count(part, size);
+    return block;
   }
 
   void Give(const Block& block, MemoryPart part) {
@@ -127,13 +129,13 @@ class Pool {
     }
   }
 
-  Block FromSystem(int64_t size) {
+  Block FromSystem(int64_t size, MemoryPart part) {
     Block block = TryFromSystem(size);
     if (block.base == nullptr) {
       TrimLocked();
       block = TryFromSystem(size);
     }
-    if (block.base == nullptr) FailForWantOfMemory(size);
+    if (block.base == nullptr) FailForWantOfMemory(size, part);
     return block;
   }
 
@@ -153,7 +155,7 @@ class Pool {
     return {base, static_cast<char*>(base) + stagger, size};
   }
 
-  [[noreturn]] void FailForWantOfMemory(int64_t size) {
+  [[noreturn]] void FailForWantOfMemory(int64_t size, MemoryPart part) {
     std::string parts;
     for (int i = 0; i < kParts; ++i) {
       if (use_[i].bytes == 0) continue;
@@ -166,13 +168,14 @@ class Pool {
       free = ", " + FormatBytes(BackendOf(device_).AvailableMemory()) +
              " free on the GPU";
     }
-    std::fprintf(stderr,
-                 "carry: error: out of memory%s: %s asked for%s, %s in use "
-                 "(%s); lower training.chunk_length, "
-                 "training.micro_batch_size or training.tape_memory_budget\n",
-                 device_ == Device::kCpu ? "" : " on the GPU",
-                 FormatBytes(size).c_str(), free.c_str(),
-                 FormatBytes(use_[kParts].bytes).c_str(), parts.c_str());
+    std::fprintf(
+        stderr,
+        "carry: error: out of memory%s: %s asked for by %s%s, %s in use "
+        "(%s); lower training.chunk_length, "
+        "training.micro_batch_size or training.tape_memory_budget\n",
+        device_ == Device::kCpu ? "" : " on the GPU", FormatBytes(size).c_str(),
+        Name(part), free.c_str(), FormatBytes(use_[kParts].bytes).c_str(),
+        parts.c_str());
     std::fflush(stdout);
     std::_Exit(1);  // Destructors would wait for other ranks and the device.
   }

@@ -20,10 +20,8 @@ absl::Status OpenDevice(const MpiWorld& world, config::Recipe* recipe);
 // "AUTO", "CPU" or "CUDA" for commands that have no recipe.
 absl::Status OpenDevice(const std::string& name);
 
-// Why AUTO took the CPU; empty where it did not.
-const std::string& WhyNoGpu();
-
-// The GPU, or the CPU's threads (launch/machine.h).
+// The GPU, or the CPU's threads (launch/machine.h) and, where AUTO took the
+// CPU, why there is no GPU.
 std::string DescribeDevice(int ranks_here = 1);
 
 }  // namespace carry

@@ -88,6 +88,11 @@ absl::StatusOr<std::unique_ptr<CuBlas>> CuBlas::Load(Stream stream, bool tf32) {
                     CUBLAS_DEFAULT_MATH |
                     CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION));
   }
+  if (made == CUBLAS_STATUS_ALLOC_FAILED) {
+    return absl::ResourceExhaustedError(
+        "cuBLAS: the GPU has no memory left for it; another program may use "
+        "the GPU, nvidia-smi shows it");
+  }
   if (made != CUBLAS_STATUS_SUCCESS) {
     return absl::UnavailableError(
         absl::StrCat("cuBLAS: ", library.status_string(made), kAdvice));

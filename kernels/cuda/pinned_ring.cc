@@ -18,8 +18,8 @@ absl::Status PinnedRing::MakeSlots() {
     Slot slot{MallocPinned(kSlotBytes), Event()};
     if (slot.memory == nullptr) {
       return absl::ResourceExhaustedError(
-          "no host memory that the GPU can reach is left; raise the limit of "
-          "locked memory (ulimit -l)");
+          "no pinned host memory for copies to the GPU (4 blocks of 4 MiB); "
+          "leave the machine, or the container, more memory");
     }
     slots_.push_back(std::move(slot));
   }

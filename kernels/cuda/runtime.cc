@@ -10,7 +10,7 @@
 namespace carry::cuda {
 namespace {
 
-// The least that CARRY_CUDA_ARCHITECTURES has; PTX of its first and last serve
+// The first of those in CMakeLists.txt; PTX of the first and the last serves
 // GPUs between and beyond.
 constexpr int kLeastArchitecture = 80;
 
@@ -22,8 +22,17 @@ const char* Advice(int error) {
     case cudaErrorNoDevice:
       return "; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set device: CPU";
     case cudaErrorNoKernelImageForDevice:
-      return "; this program was not compiled for the GPU's architecture: "
-             "rebuild it with that in CARRY_CUDA_ARCHITECTURES";
+      return "; this program has no code for the GPU's architecture: choose "
+             "another GPU with CUDA_VISIBLE_DEVICES, or set device: CPU";
+    case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorJitCompilerNotFound:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorCompatNotSupportedOnDevice:
+      return "; the NVIDIA driver does not fit this program's CUDA runtime: "
+             "install a newer one whole, or set device: CPU";
+    case cudaErrorSystemNotReady:
+      return "; the driver's services do not run: start nvidia-fabricmanager, "
+             "where GPUs are joined by NVSwitch, or set device: CPU";
     case cudaErrorMemoryAllocation:
       return "; lower training.chunk_length, training.micro_batch_size or "
              "training.tape_memory_budget";
@@ -39,7 +48,10 @@ const char* Advice(int error) {
 
 bool NoDevice(int error) {
   return error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice ||
-         error == cudaErrorDevicesUnavailable;
+         error == cudaErrorDevicesUnavailable ||
+         error == cudaErrorSystemNotReady ||
+         error == cudaErrorSystemDriverMismatch ||
+         error == cudaErrorCompatNotSupportedOnDevice;
 }
 
 LaunchStatus Status(cudaError_t error, const char* what) {

@@ -54,9 +54,10 @@ class DeviceMemory {
   // n elements that hold NaN.
   template <class T>
   T* Scratch(int64_t n) {
+    if (n == 0) return nullptr;
     std::vector<T> nans(n);
     std::memset(static_cast<void*>(nans.data()), 0xff, n * sizeof(T));
-    return n == 0 ? nullptr : Mirror(nans.data(), n, false);
+    return Mirror(nans.data(), n, false);
   }
 
   // Waits for the device and copies back.

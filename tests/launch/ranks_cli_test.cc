@@ -129,6 +129,22 @@ TEST_F(RanksCliTest, AWorldThatDoesNotFitIsRefused) {
   EXPECT_THAT(r.err, HasSubstr("1 x 3, 3 x 1"));
 }
 
+// Whether there is no driver, or GPUs that are hidden.
+TEST_F(RanksCliTest, RanksWithoutGpusSaySoOrTakeTheCpu) {
+  const std::string hidden = "-x CUDA_VISIBLE_DEVICES= ";
+  const std::string train = "-n 2 '" CARRY_PROGRAM
+                            "' train tiny.textproto --threads 1 "
+                            "--set parallel.sequence=2 ";
+  Result r = Mpirun(hidden + train + "--out gpu --set device=CUDA");
+  EXPECT_EQ(r.status, 1);
+  EXPECT_THAT(r.err, HasSubstr("carry: error: rank 0: "));
+  EXPECT_THAT(r.err, HasSubstr("or set device: CPU\n"));
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/gpu/checkpoints"));
+  r = Mpirun(hidden + train + "--out cpu");
+  EXPECT_EQ(r.status, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("; no GPU: "));
+}
+
 TEST_F(RanksCliTest, TheOddRankIsNamed) {
   const std::string train = "'" CARRY_PROGRAM
                             "' train tiny.textproto --threads 1 --out run "

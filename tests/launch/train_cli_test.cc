@@ -10,6 +10,7 @@
 namespace carry {
 namespace {
 
+using testing::ContainsRegex;
 using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
@@ -239,6 +240,36 @@ TEST_F(TrainCliTest, ErrorsSayWhatToDo) {
     EXPECT_THAT(r.err, StartsWith("carry: error: ")) << c.arguments;
     EXPECT_THAT(r.err, HasSubstr(c.says)) << c.arguments;
   }
+}
+
+// Whether there is no driver, or GPUs that are hidden.
+TEST_F(TrainCliTest, WithoutAGpuCudaIsRefusedAndAutoSaysWhy) {
+  ASSERT_EQ(Train("--out run --set device=AUTO").status, 0);
+  for (const char* command :
+       {"train tiny.textproto --out gpu --set device=CUDA",
+        "bench tiny.textproto --set device=CUDA", "eval run --device CUDA",
+        "generate run --prompt a --device CUDA"}) {
+    const Result r = Run(command, "CUDA_VISIBLE_DEVICES=");
+    EXPECT_EQ(r.status, 1) << command;
+    EXPECT_EQ(r.out, "") << command;
+    EXPECT_THAT(r.err, StartsWith("carry: error: ")) << command;
+    EXPECT_THAT(r.err, HasSubstr("or set device: CPU\n")) << command;
+  }
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/gpu/checkpoints"));
+
+  Result r = Run("train tiny.textproto --out auto --set device=AUTO",
+                 "CUDA_VISIBLE_DEVICES=");
+  ASSERT_EQ(r.status, 0) << r.err;
+  EXPECT_EQ(r.err, "");
+  EXPECT_THAT(r.out,
+              ContainsRegex("machine  [^\n]*; no GPU: [^;\n]+; [^\n]*FLOP/s"));
+  // Who asked for the CPU knows.
+  EXPECT_THAT(Train("--out cpu --set device=CPU").out,
+              Not(HasSubstr("no GPU")));
+  // What was asked for, and nothing else.
+  r = Run("generate run --prompt 'int ' --tokens 5", "CUDA_VISIBLE_DEVICES=");
+  EXPECT_EQ(r.out.size(), 5u);
+  EXPECT_EQ(r.err, "");
 }
 
 TEST_F(TrainCliTest, DamagedCheckpointIsPassedOver) {
