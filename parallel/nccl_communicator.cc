@@ -142,7 +142,8 @@ absl::Status Implementation::Connect(bool neighbours) {
   scratch_ = static_cast<float*>(
       cuda::MallocDevice(size_ * static_cast<int64_t>(sizeof(float))));
   if (scratch_ == nullptr) {
-    return absl::ResourceExhaustedError("no device memory to connect ranks; another program may use the GPU, "
+    return absl::ResourceExhaustedError(
+        "no device memory to connect ranks; another program may use the GPU, "
         "nvidia-smi shows it");
   }
   const CommLabel label = {"connecting", -1, -1, ""};
