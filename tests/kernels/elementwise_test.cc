@@ -140,8 +140,11 @@ TEST(AddMatrix, RoundsToTheTypeOfTheSum) {
 
 TEST(TransposeBf16, MovesEveryElement) {
   testing::ForEachTarget([] {
-    for (const auto& [rows, cols] :
-         {std::pair<int64_t, int64_t>{1, 5}, {8, 8}, {45, 70}, {64, 32}}) {
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 5},
+                                     {8, 8},
+                                     {45, 70},
+                                     {64, 32},
+                                     {2048, 1100}}) {
       testing::Random random(1);
       const testing::Doubles x =
           random.Vector(rows * cols, -1, 1, DType::kBF16);
