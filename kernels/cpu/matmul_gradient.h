@@ -1,4 +1,4 @@
-// Weight gradients, C += A^T B, of a small C.
+// Weight gradients, C += A^T B.
 #pragma once
 
 #include "kernels/matmul.h"
@@ -6,7 +6,7 @@
 namespace carry {
 
 // Whether MultiplyGradient is the faster way to this product.
-bool IsSmallGradient(const MatMulArgs& args);
+bool TakesChunks(const MatMulArgs& args);
 
 // MatMul in chunks of rows, whose repacked copies stay in the L2 cache. Where C
 // has few columns it multiplies the other way round, C^T = B^T A: of A, the
