@@ -31,8 +31,8 @@ ConstMatView Rows(const ConstMatView& v, int64_t begin, int64_t end) {
           v.cols, v.stride};
 }
 
-// c += ct^T, 16 rows of c at a time: a line of each row of ct.
-void AddTransposed(const MatView& ct, const MatView& c) {
+// c += ct^T, or c = ct^T, 16 rows of c at a time: a line of each row of ct.
+void WriteTransposed(const MatView& ct, Write write, const MatView& c) {
   constexpr int64_t kRows = 16;
   ParallelFor((c.rows + kRows - 1) / kRows, [&](int64_t block) {
     const int64_t begin = block * kRows;
@@ -44,6 +44,7 @@ void AddTransposed(const MatView& ct, const MatView& c) {
     }
     for (int64_t i = 0; i < rows; ++i) {
       float* to = static_cast<float*>(c.data) + (begin + i) * c.stride;
+      if (write == Write::kOverwrite) std::fill_n(to, c.cols, 0.0f);
       for (int64_t j = 0; j < c.cols; ++j) to[j] += lines[i][j];
     }
   });
@@ -53,8 +54,7 @@ void AddTransposed(const MatView& ct, const MatView& c) {
 
 bool TakesChunks(const MatMulArgs& args) {
   if (!args.transpose_a || args.transpose_b || args.bias != nullptr ||
-      args.write != Write::kAccumulate || args.c.dtype != DType::kF32 ||
-      args.a.rows < kLong) {
+      args.c.dtype != DType::kF32 || args.a.rows < kLong) {
     return false;
   }
   return IsThin(args) ||
@@ -82,7 +82,7 @@ void MultiplyGradient(const MatMulArgs& args) {
     MatMul(part);
     part.write = Write::kAccumulate;
   }
-  if (thin) AddTransposed(part.c, args.c);
+  if (thin) WriteTransposed(part.c, args.write, args.c);
 }
 
 }  // namespace carry

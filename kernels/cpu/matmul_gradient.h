@@ -1,4 +1,4 @@
-// Weight gradients, C += A^T B.
+// Weight gradients, C = A^T B or C += A^T B.
 #pragma once
 
 #include "kernels/matmul.h"
