@@ -1,9 +1,11 @@
 // Two passes over a row: the largest value and the sum of exponentials together
 // (block by block, rescaled when the maximum grows), then the gradient. A row
-// of 50 K logits stays in the L2 cache between them.
+// of 50 K logits stays in the L2 cache between them. Each pass fetches half a
+// row: the second the first half of the next row, so that memory is never idle.
 
 #include "kernels/cross_entropy.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -42,30 +44,44 @@ HWY_INLINE float MaxOf(const float* x, int64_t n, float max) {
   return Max(hn::Max(hn::Max(most[0], most[1]), hn::Max(most[2], most[3])));
 }
 
-// y := exp(x - max) of kN vectors. Fetches what is kBlockSize further on, so
-// that memory is busy while exp is.
-template <int kN>
+// y := exp(x - max) of kN vectors, to what a T can hold. Fetches what is
+// kBlockSize further on, so that memory is busy while exp is.
+template <class T, int kN>
 HWY_INLINE void ExpBelow(const float* x, VF max, VF (&y)[kN]) {
   for (int j = 0; j < kN; ++j) {
     __builtin_prefetch(x + kBlockSize + j * kLanes, 0, 3);
   }
   for (int j = 0; j < kN; ++j) y[j] = hn::Sub(LoadF(x + j * kLanes), max);
   for (int j = 0; j < kN; ++j) y[j] = hn::Mul(y[j], Set(kLog2E));
-  Exp2(y);
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    Exp2ForBf16(y);
+  } else {
+    Exp2(y);
+  }
+}
+
+// A batch's share of half of what lies at `later`, into the L2 cache.
+HWY_INLINE void FetchHalf(const float* later, int64_t i) {
+  constexpr int64_t kLine = 16;
+  for (int64_t at = 0; at < kBatch * kLanes / 2; at += kLine) {
+    __builtin_prefetch(later + i / 2 + at, 0, 2);
+  }
 }
 
 // The sum of exp(x - max) over n values, a multiple of kLanes.
-HWY_INLINE float SumOfExp(const float* x, int64_t n, VF max) {
+HWY_INLINE float SumOfExp(const float* x, int64_t n, VF max,
+                          const float* later) {
   VF total[kBatch] = {Zero(), Zero(), Zero(), Zero()};
   int64_t i = 0;
   for (; i + kBatch * kLanes <= n; i += kBatch * kLanes) {
     VF y[kBatch];
-    ExpBelow(x + i, max, y);
+    FetchHalf(later, i);
+    ExpBelow<float>(x + i, max, y);
     for (int j = 0; j < kBatch; ++j) total[j] = hn::Add(total[j], y[j]);
   }
   for (; i < n; i += kLanes) {
     VF y[1];
-    ExpBelow(x + i, max, y);
+    ExpBelow<float>(x + i, max, y);
     total[0] = hn::Add(total[0], y[0]);
   }
   return Sum(hn::Add(hn::Add(total[0], total[1]), hn::Add(total[2], total[3])));
@@ -87,7 +103,7 @@ HWY_INLINE void MaxAndSum(const float* x, int64_t n, float* max, double* sum) {
       if (*sum > 0) *sum *= std::exp(static_cast<double>(*max) - block_max);
       *max = block_max;
     }
-    *sum += SumOfExp(block, whole, Set(*max));
+    *sum += SumOfExp(block, whole, Set(*max), x + (n + v0) / 2);
     for (int64_t i = whole; i < size; ++i) *sum += std::exp(block[i] - *max);
   }
 }
@@ -95,20 +111,21 @@ HWY_INLINE void MaxAndSum(const float* x, int64_t n, float* max, double* sum) {
 // dx := scale exp(x - max)
 template <class T>
 HWY_INLINE void Softmax(const float* x, int64_t n, float max, float scale,
-                        T* dx) {
+                        T* dx, const float* later) {
   const int64_t whole = n / kLanes * kLanes;
   const VF most = Set(max), factor = Set(scale);
   int64_t i = 0;
   for (; i + kBatch * kLanes <= whole; i += kBatch * kLanes) {
     VF y[kBatch];
-    ExpBelow(x + i, most, y);
+    FetchHalf(later, i);
+    ExpBelow<T>(x + i, most, y);
     for (int j = 0; j < kBatch; ++j) {
       StoreF(hn::Mul(y[j], factor), dx + i + j * kLanes);
     }
   }
   for (; i < whole; i += kLanes) {
     VF y[1];
-    ExpBelow(x + i, most, y);
+    ExpBelow<T>(x + i, most, y);
     StoreF(hn::Mul(y[0], factor), dx + i);
   }
   if (whole == n) return;
@@ -118,35 +135,53 @@ HWY_INLINE void Softmax(const float* x, int64_t n, float max, float scale,
   StoreF(hn::Mul(y[0], Set(scale)), dx + whole, rest);
 }
 
+// Rows whose maxima and sums are taken before the first of their gradients, so
+// that short rows overlap: at most so many, and of so many logits in all.
+constexpr int64_t kMaxGroup = 8;
+constexpr int64_t kGroupSize = 2048;
+
 // The gradient may overwrite the logits it comes from: writes never overtake
 // reads, as T is no wider than a float.
 template <class T>
 void Rows(const ConstMatView& logits, const int32_t* targets, float weight,
           const MatView& dlogits, float* nll, int64_t begin, int64_t end) {
   const int64_t n = logits.cols;
-  const bool gradient = dlogits.data != nullptr;
-  for (int64_t r = begin; r < end; ++r) {
-    const float* x = static_cast<const float*>(logits.data) + r * logits.stride;
-    T* dx =
-        gradient ? static_cast<T*>(dlogits.data) + r * dlogits.stride : nullptr;
-    const int64_t target = targets[r];
-    if (target < 0) {
-      nll[r] = 0;
-      if (gradient) std::fill_n(dx, n, T{});
-      continue;
+  const auto row = [&](int64_t r) {
+    return static_cast<const float*>(logits.data) + r * logits.stride;
+  };
+  const int64_t most =
+      std::clamp<int64_t>(kGroupSize / std::max<int64_t>(n, 1), 1, kMaxGroup);
+  for (int64_t first = begin; first < end; first += most) {
+    const int64_t last = std::min(end, first + most);
+    float max[kMaxGroup];
+    double sum[kMaxGroup];
+    for (int64_t r = first; r < last; ++r) {
+      CARRY_CHECK(targets[r] < n);
+      if (targets[r] < 0) continue;
+      MaxAndSum(row(r), n, &max[r - first], &sum[r - first]);
     }
-    CARRY_CHECK(target < n);
-    float max;
-    double sum;
-    MaxAndSum(x, n, &max, &sum);
-    const float logit = x[target];
-    const double log_sum = max + std::log(sum);
-    nll[r] = static_cast<float>(log_sum - logit);
-    if (!gradient) continue;
-    Softmax(x, n, max, static_cast<float>(weight / sum), dx);
-    const double p = std::exp(logit - log_sum);
-    StoreF(Set(static_cast<float>(weight * (p - 1))), dx + target,
-           FirstLanes{1});
+    for (int64_t r = first; r < last; ++r) {
+      const int64_t target = targets[r];
+      T* dx = dlogits.data != nullptr
+                  ? static_cast<T*>(dlogits.data) + r * dlogits.stride
+                  : nullptr;
+      if (target < 0) {
+        nll[r] = 0;
+        if (dx != nullptr) std::fill_n(dx, n, T{});
+        continue;
+      }
+      const float* x = row(r);
+      const float logit = x[target];
+      const double total = sum[r - first];
+      const double log_sum = max[r - first] + std::log(total);
+      nll[r] = static_cast<float>(log_sum - logit);
+      if (dx == nullptr) continue;
+      Softmax(x, n, max[r - first], static_cast<float>(weight / total), dx,
+              r + 1 < end ? row(r + 1) : x);
+      const double p = std::exp(logit - log_sum);
+      StoreF(Set(static_cast<float>(weight * (p - 1))), dx + target,
+             FirstLanes{1});
+    }
   }
 }
 

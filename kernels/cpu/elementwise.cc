@@ -13,6 +13,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/simd-inl.h"
+#include "kernels/cpu/transpose-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace carry {
@@ -114,21 +115,72 @@ HWY_INLINE void TransposeSquare(const uint16_t* HWY_RESTRICT src,
   }
 }
 
-// Columns [c0, c1) of src [rows, .] to rows of dst [., rows].
-void TransposeColumns(const uint16_t* src, int64_t stride, int64_t rows,
-                      int64_t c0, int64_t c1, uint16_t* dst) {
-  // 32 rows of src: each line of dst is filled before it leaves L1.
-  constexpr int64_t kBand = 32;
-  for (int64_t r0 = 0; r0 < rows; r0 += kBand) {
-    const int64_t r1 = std::min(rows, r0 + kBand);
-    for (int64_t c = c0; c < c1; c += 8) {
-      for (int64_t r = r0; r < r1; r += 8) {
-        TransposeSquare(src + r * stride + c, stride,
-                        std::min<int64_t>(8, r1 - r),
-                        std::min<int64_t>(8, c1 - c), dst + c * rows + r, rows);
+// A block of 32 x 32; each line of dst is written at once.
+HWY_INLINE void TransposeBlock(const uint16_t* HWY_RESTRICT src, int64_t stride,
+                               uint16_t* HWY_RESTRICT dst, int64_t dst_stride,
+                               bool stream) {
+#if HWY_TARGET <= HWY_AVX3
+  // Two rows interleaved are 16 words of a column's neighbours. Quarter l of
+  // the lower interleaving has columns 8 l to 8 l + 3, of the upper the next 4.
+  for (int upper = 0; upper < 2; ++upper) {
+    __m512 r[16];
+    for (int i = 0; i < 16; ++i) {
+      const __m512i a = _mm512_loadu_si512(src + 2 * i * stride);
+      const __m512i b = _mm512_loadu_si512(src + (2 * i + 1) * stride);
+      r[i] = _mm512_castsi512_ps(upper != 0 ? _mm512_unpackhi_epi16(a, b)
+                                            : _mm512_unpacklo_epi16(a, b));
+    }
+    Transpose16(r);
+    for (int i = 0; i < 16; ++i) {
+      float* line = reinterpret_cast<float*>(
+          dst + (i / 4 * 8 + upper * 4 + i % 4) * dst_stride);
+      if (stream) {
+        _mm512_stream_ps(line, r[i]);
+      } else {
+        _mm512_storeu_ps(line, r[i]);
       }
     }
   }
+#else
+  (void)stream;
+  for (int64_t c = 0; c < 32; c += 8) {
+    for (int64_t r = 0; r < 32; r += 8) {
+      TransposeSquare(src + r * stride + c, stride, 8, 8,
+                      dst + c * dst_stride + r, dst_stride);
+    }
+  }
+#endif
+}
+
+// Columns [c0, c1) of src [rows, .] to rows of dst [., rows].
+void TransposeColumns(const uint16_t* src, int64_t stride, int64_t rows,
+                      int64_t c0, int64_t c1, bool stream, uint16_t* dst) {
+  constexpr int64_t kBand = 32;
+  for (int64_t r0 = 0; r0 < rows; r0 += kBand) {
+    const int64_t r1 = std::min(rows, r0 + kBand);
+    // The next band: rows a stride apart hide from the hardware prefetcher.
+    for (int64_t r = r1; r < std::min(rows, r1 + kBand); ++r) {
+      for (int64_t c = c0; c < c1; c += kBand) {
+        __builtin_prefetch(src + r * stride + c, 0, 2);
+      }
+    }
+    for (int64_t c = c0; c < c1; c += kBand) {
+      const int64_t width = std::min(kBand, c1 - c);
+      if (r1 - r0 == kBand && width == kBand) {
+        TransposeBlock(src + r0 * stride + c, stride, dst + c * rows + r0, rows,
+                       stream);
+        continue;
+      }
+      for (int64_t i = c; i < c + width; i += 8) {
+        for (int64_t r = r0; r < r1; r += 8) {
+          TransposeSquare(
+              src + r * stride + i, stride, std::min<int64_t>(8, r1 - r),
+              std::min<int64_t>(8, c1 - i), dst + i * rows + r, rows);
+        }
+      }
+    }
+  }
+  hwy::FlushStream();
 }
 
 template <class T>
@@ -327,13 +379,18 @@ void Transpose(const float* src, int64_t rows, int64_t cols, float* dst) {
 
 void TransposeBf16(ConstMatView x, BFloat16* dst) {
   CARRY_CHECK(x.dtype == DType::kBF16);
-  constexpr int64_t kColumns = 32;  // Of a task: a cache line of each row.
+  constexpr int64_t kColumns = 64;  // Of a task: two cache lines of each row.
   const int64_t tasks = (x.cols + kColumns - 1) / kColumns;
+  // What stays in the caches until it is read is not sent past them.
+  constexpr int64_t kMany = 2 << 20;
+  const bool stream = x.rows * x.cols >= kMany && x.rows % 32 == 0 &&
+                      reinterpret_cast<uintptr_t>(dst) % 64 == 0;
   ParallelRanges(tasks, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       HWY_DYNAMIC_DISPATCH(TransposeColumns)
       (static_cast<const uint16_t*>(x.data), x.stride, x.rows, i * kColumns,
-       std::min(x.cols, (i + 1) * kColumns), reinterpret_cast<uint16_t*>(dst));
+       std::min(x.cols, (i + 1) * kColumns), stream,
+       reinterpret_cast<uint16_t*>(dst));
     }
   });
 }

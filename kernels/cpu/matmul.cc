@@ -17,6 +17,7 @@
 
 #include "dnnl.hpp"
 #include "kernels/check.h"
+#include "kernels/cpu/matmul_gradient.h"
 #include "kernels/cpu/matmul_vector.h"
 #include "kernels/cpu/pack_weight.h"
 #include "kernels/cpu/pages.h"
@@ -246,12 +247,13 @@ ThreadState& State() {
 
 // A weight's gradient, dy^T x, has both operands the wrong way round. Where all
 // dimensions are large, a repacked copy of x costs less than it gains, 5 to 9%
-// in fp32. In bf16 the library has only slow loops without it.
+// in fp32. In bf16 the library has only slow loops without it, so that narrower
+// ones gain too.
 bool RepackPays(const MatMulArgs& args) {
   constexpr int64_t kLarge = 256;
-  const int64_t deep = args.a.dtype == DType::kBF16 ? 64 : kLarge;
-  return args.transpose_a && !args.transpose_b && args.a.rows >= deep &&
-         args.c.rows >= kLarge && args.c.cols >= kLarge;
+  const int64_t least = args.a.dtype == DType::kBF16 ? 64 : kLarge;
+  return args.transpose_a && !args.transpose_b && args.a.rows >= least &&
+         args.c.rows >= least && args.c.cols >= kLarge;
 }
 
 // In bf16 the transposed dy too, by 15 to 25%.
@@ -359,6 +361,7 @@ void MatMul(const MatMulArgs& args) {
   CARRY_CHECK(args.a.dtype == args.b.dtype);
   if (args.c.rows == 0 || args.c.cols == 0) return;
   if (args.a.rows == 0 || args.a.cols == 0) return MultiplyEmpty(args);
+  if (TakesChunks(args)) return MultiplyGradient(args);
   Product& product = Find(args, Describe(args.b, args.transpose_b), 0);
   if (product.usable()) {
     product.Run(args.a, args.b, args.bias, args.c.data, State().stream);

@@ -140,17 +140,25 @@ TEST(AddMatrix, RoundsToTheTypeOfTheSum) {
 
 TEST(TransposeBf16, MovesEveryElement) {
   testing::ForEachTarget([] {
-    for (const auto& [rows, cols] :
-         {std::pair<int64_t, int64_t>{1, 5}, {8, 8}, {45, 70}, {64, 32}}) {
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 5},
+                                     {8, 8},
+                                     {45, 70},
+                                     {64, 32},
+                                     {2048, 1100}}) {
       testing::Random random(1);
       const testing::Doubles x =
           random.Vector(rows * cols, -1, 1, DType::kBF16);
       testing::Matrix m(x, rows, cols, DType::kBF16, 3);
-      std::vector<BFloat16> y(rows * cols);
-      TransposeBf16(m.view(), y.data());
+      // On a cache line, as what goes past the caches must be.
+      std::vector<BFloat16> space(rows * cols + 32);
+      BFloat16* y = space.data();
+      while (reinterpret_cast<uintptr_t>(y) % 64 != 0) ++y;
+      TransposeBf16(m.view(), y);
+      int64_t wrong = 0;
       for (int64_t i = 0; i < rows * cols; ++i) {
-        EXPECT_EQ(ToFloat(y[i % cols * rows + i / cols]), x[i]);
+        wrong += ToFloat(y[i % cols * rows + i / cols]) != x[i];
       }
+      EXPECT_EQ(wrong, 0) << rows << " x " << cols;
     }
   });
 }
