@@ -128,7 +128,7 @@ CommCounters Mesh::world_counters() const {
 absl::Status Mesh::Settle(const ParameterStore& store) {
   if (device_world_ == nullptr) return absl::OkStatus();
   // An error of the communicators is the reason for one of the device.
-  const absl::Status done = store.values().backend().Synchronize();
+  absl::Status done = store.values().backend().Synchronize();
   for (Communicator* comm : {device_sequence_.get(), device_world_.get()}) {
     absl::Status status = comm->Health();
     if (!status.ok()) return status;

@@ -321,7 +321,8 @@ absl::Status CudaBackend::SumsOfSquares(
   }
   auto* results = Workspace<double>(count + most);
   for (int64_t i = 0; i < count; ++i) {
-    const auto& [x, n] = ranges[i];
+    const float* x = ranges[i].first;
+    const int64_t n = ranges[i].second;
     Do([&] {
       return SumOfSquares(x, n, results + count, results + i, stream());
     });
