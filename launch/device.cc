@@ -52,7 +52,8 @@ absl::Status Open(const std::vector<FoundDevice>& all, int index,
     return absl::OkStatus();
   }
   recipe->set_device(config::Recipe::CUDA);
-  status = CheckBatchForGpu(*recipe);
+  // Commands that load a model have no recipe to train by.
+  if (recipe->has_training()) status = CheckBatchForGpu(*recipe);
   if (!status.ok()) return status;
   CudaOptions options;
   options.index = index;

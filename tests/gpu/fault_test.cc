@@ -305,7 +305,7 @@ constexpr char kKilled[] =
 // Which of its waits a rank was in, it knows where the driver answers.
 constexpr char kNothing[] =
     "rank 0 (receiving from rank 1|sending to rank 1|of 2) in [a-z ]+(, layer "
-    "[01])?(, chunk [0-9])?(, forward|, backward)?: nothing came for 6 s";
+    "[0-9])?(, chunk [0-9])?(, forward|, backward)?: nothing came for 6 s";
 constexpr char kDamaged[] =
     "rank 0: what came from rank 1 as (carry|summary|halo|gradient summary|"
     "halo gradient), layer [01].*(forward|backward) is not what that rank made "
@@ -328,13 +328,14 @@ INSTANTIATE_TEST_SUITE_P(
         PeerFault{"SummaryStopped", "ncclAllGather 2 stop", kPrefix, kNothing},
         PeerFault{"SummaryDamaged", "ncclAllGather 3 damage", kPrefix,
                   kDamaged},
-        PeerFault{"ReductionKilled", "ncclReduce 2 kill", kWavefront, kKilled},
+        PeerFault{"ReductionKilled", "ncclReduceScatter 2 kill", kWavefront,
+                  kKilled},
         PeerFault{"MpiKilled", "MPI_Isend 3 kill", kMpi, kKilled},
         PeerFault{"MpiStopped", "MPI_Isend 3 stop", kMpi, kNothing},
         PeerFault{"MpiDamaged", "MPI_Isend 3 damage", kMpi, kDamaged},
-        PeerFault{"HaloStopped", "MPI_Isend 2 stop", kPrefix, kNothing},
-        PeerFault{"HaloDamaged", "MPI_Isend 2 damage", kPrefix, kDamaged},
-        PeerFault{"ReductionStopped", "ncclReduce 2 stop", kWavefront,
+        PeerFault{"HaloStopped", "ncclSend 2 stop", kPrefix, kNothing},
+        PeerFault{"HaloDamaged", "ncclSend 2 damage", kPrefix, kDamaged},
+        PeerFault{"ReductionStopped", "ncclReduceScatter 2 stop", kWavefront,
                   kNothing}),
     [](const auto& info) { return std::string(info.param.name); });
 

@@ -101,7 +101,7 @@ F* Next(const char* name, F*) {
 }
 
 decltype(&ncclSend) real_send = nullptr;
-decltype(&ncclReduce) real_reduce = nullptr;
+decltype(&ncclReduceScatter) real_reduce_scatter = nullptr;
 decltype(&ncclAllGather) real_all_gather = nullptr;
 
 // Where `damage` is due: what is sent, on the device.
@@ -124,12 +124,12 @@ ncclResult_t Send(const void* data, size_t count, ncclDataType_t type, int peer,
   return real_send(data, count, type, peer, comm, stream);
 }
 
-ncclResult_t Reduce(const void* from, void* to, size_t count,
-                    ncclDataType_t type, ncclRedOp_t op, int root,
-                    ncclComm_t comm, cudaStream_t stream) {
-  const int code = count > 1 ? Code("ncclReduce") : 0;
+ncclResult_t ReduceScatter(const void* from, void* to, size_t count,
+                           ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
+                           cudaStream_t stream) {
+  const int code = count > 1 ? Code("ncclReduceScatter") : 0;
   if (code != 0) return static_cast<ncclResult_t>(code);
-  return real_reduce(from, to, count, type, op, root, comm, stream);
+  return real_reduce_scatter(from, to, count, type, op, comm, stream);
 }
 
 ncclResult_t AllGather(const void* from, void* to, size_t count,
@@ -189,7 +189,9 @@ void* dlsym(void* library, const char* name) noexcept {
   const std::string function = name;
   if (function == "ncclGetVersion") return reinterpret_cast<void*>(&Version);
   if (function == "ncclSend") return InPlaceOf(found, &real_send, &Send);
-  if (function == "ncclReduce") return InPlaceOf(found, &real_reduce, &Reduce);
+  if (function == "ncclReduceScatter") {
+    return InPlaceOf(found, &real_reduce_scatter, &ReduceScatter);
+  }
   if (function == "ncclAllGather") {
     return InPlaceOf(found, &real_all_gather, &AllGather);
   }
