@@ -1,13 +1,10 @@
 #include "framework/memory.h"
 
-#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -20,9 +17,8 @@ namespace carry {
 namespace {
 
 constexpr int kParts = static_cast<int>(MemoryPart::kCount);
-constexpr int64_t kHugeFrom = int64_t{1} << 20;
-constexpr int64_t kHugePage = int64_t{2} << 20;
 // 16 staggered starts, 5 cache lines apart: rows then miss each other's sets.
+constexpr int64_t kStaggerFrom = int64_t{1} << 20;
 constexpr int64_t kStagger = 320;
 constexpr int64_t kStaggers = 16;
 
@@ -140,18 +136,12 @@ class Pool {
   }
 
   Block TryFromSystem(int64_t size) {
-    if (device_ != Device::kCpu) {
-      void* block = BackendOf(device_).Allocate(size);
-      return {block, block, size};
+    int64_t stagger = 0;
+    if (device_ == Device::kCpu && size >= kStaggerFrom) {
+      stagger = kStagger * (next_++ % kStaggers) / 64 * 64;
     }
-    const bool huge = size >= kHugeFrom;
-    const int64_t stagger =
-        huge ? kStagger * (next_++ % kStaggers) / 64 * 64 : 0;
-    const int64_t total = size + stagger;
-    void* base = nullptr;
-    if (posix_memalign(&base, huge ? kHugePage : 64, total) != 0) return {};
-    // Only pages that are used whole: a started one would be resident whole.
-    if (huge) madvise(base, total / kHugePage * kHugePage, MADV_HUGEPAGE);
+    void* base = BackendOf(device_).Allocate(size + stagger);
+    if (base == nullptr) return {};
     return {base, static_cast<char*>(base) + stagger, size};
   }
 
@@ -176,17 +166,11 @@ class Pool {
         device_ == Device::kCpu ? "" : " on the GPU", FormatBytes(size).c_str(),
         Name(part), free.c_str(), FormatBytes(use_[kParts].bytes).c_str(),
         parts.c_str());
-    std::fflush(stdout);
+    std::fflush(nullptr);
     std::_Exit(1);  // Destructors would wait for other ranks and the device.
   }
 
-  void Release(const Block& block) {
-    if (device_ == Device::kCpu) {
-      std::free(block.base);
-    } else {
-      BackendOf(device_).Free(block.base);
-    }
-  }
+  void Release(const Block& block) { BackendOf(device_).Free(block.base); }
 
   void TrimLocked() {
     for (auto& [size, blocks] : free_) {
@@ -206,23 +190,6 @@ class Pool {
   int64_t limit_ = std::numeric_limits<int64_t>::max();
   int64_t next_ = 0;
 };
-
-// The number behind `key` in a file of "key: value kB" lines, in bytes.
-int64_t ReadKilobytes(const char* path, const std::string& key) {
-  std::ifstream file(path);
-  std::string word;
-  while (file >> word) {
-    int64_t value;
-    if (word == key && file >> value) return value * 1024;
-  }
-  return -1;
-}
-
-int64_t ReadNumber(const char* path) {
-  std::ifstream file(path);
-  int64_t value;
-  return file >> value ? value : -1;  // "max" means no limit
-}
 
 }  // namespace
 
@@ -286,8 +253,8 @@ void SetMemoryCacheLimit(int64_t bytes) {
 
 int64_t AvailableMemory(int ranks) {
   const Device device = DefaultDevice();
-  return device == Device::kCpu ? AvailableSystemMemory() / ranks
-                                : BackendOf(device).AvailableMemory();
+  const int64_t all = BackendOf(device).AvailableMemory();
+  return device == Device::kCpu ? all / ranks : all;
 }
 
 MemoryHold::MemoryHold(Device device) : device_(device) {
@@ -295,6 +262,7 @@ MemoryHold::MemoryHold(Device device) : device_(device) {
 }
 
 void MemoryHold::Close() {
+  if (!std::exchange(open_, false)) return;
   for (const auto& held : Pool::Get(device_).EndHold()) {
     blocks_.push_back(
         std::shared_ptr<void>(held.first.data, [held, device = device_](void*) {
@@ -304,17 +272,6 @@ void MemoryHold::Close() {
 }
 
 MemoryHold::~MemoryHold() { Close(); }
-
-int64_t AvailableSystemMemory() {
-  int64_t available = ReadKilobytes("/proc/meminfo", "MemAvailable:");
-  if (available < 0) available = std::numeric_limits<int64_t>::max();
-  const int64_t limit = ReadNumber("/sys/fs/cgroup/memory.max");
-  const int64_t used = ReadNumber("/sys/fs/cgroup/memory.current");
-  if (limit >= 0 && used >= 0) {
-    available = std::min(available, std::max<int64_t>(0, limit - used));
-  }
-  return available;
-}
 
 int64_t PeakResidentBytes() {
   rusage usage;

@@ -75,12 +75,11 @@ class MemoryHold {
 
  private:
   Device device_;
+  bool open_ = true;
   std::vector<std::shared_ptr<void>> blocks_;
 };
 
-// Bytes this process may still take, from the control group's limit and what
-// the system has available; and its peak resident size so far.
-int64_t AvailableSystemMemory();
+// This process's peak resident size so far.
 int64_t PeakResidentBytes();
 // Bytes of the default device's memory that this process may still take: of the
 // host's, its share where `ranks` processes of a run are on this machine; GPUs

@@ -54,10 +54,9 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual Device device() const = 0;
-  // For the log: threads and instruction set, or the GPU's name.
-  virtual std::string Describe() const = 0;
 
-  // Memory, aligned to 64 bytes at least; nullptr if there is none left.
+  // Memory, aligned to 64 bytes at least, and in huge pages on the host where
+  // it is large; nullptr if there is none left.
   virtual void* Allocate(int64_t bytes) = 0;
   virtual void Free(void* block) = 0;
   // Bytes that may still be taken.

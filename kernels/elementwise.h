@@ -17,7 +17,6 @@ void AddProduct(float* dst, const float* a, const float* b, int64_t n);
 // sums[c] += sum over rows of x[r, c].
 void AddColumnSums(ConstMatView x, float* sums);
 void Scale(float* x, float factor, int64_t n);
-void Fill(float* x, float value, int64_t n);
 // Index of the first value that is not finite, or -1.
 int64_t FirstNonFinite(const void* x, DType type, int64_t n);
 // dst [cols, rows] = src [rows, cols] transposed, fp32.

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "framework/device.h"
+#include "kernels/cuda/backend.h"
 #include "kernels/cuda/runtime.h"
 #include "launch/found_device.h"
 #include "launch/machine.h"
@@ -103,7 +104,7 @@ std::string DescribeDevice(int ranks_here) {
         DescribeMachine(ranks_here),
         why_no_gpu.empty() ? "" : "; no GPU: " + WithoutAdvice(why_no_gpu));
   }
-  return BackendOf(DefaultDevice()).Describe();
+  return cuda::Describe(BackendOf(Device::kCuda));
 }
 
 }  // namespace carry

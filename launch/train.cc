@@ -111,6 +111,8 @@ absl::Status Run::Open() {
   const DType dtype = ActivationDType(trainer_.recipe());
   const int ranks = ranks_.distribution->size();
   matmul_peak_ = MeasureProductPeak(dtype) * ranks;
+  TrimMemoryCache();
+  ResetMemoryPeaks();  // What was measured is no part of the run.
   progress_.Note(DescribeRecipe(trainer_.recipe()));
   progress_.Note(absl::StrFormat(
       "tokens      %s to train on, %.3g epochs; %s held out",

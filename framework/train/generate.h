@@ -39,6 +39,8 @@ class Generator {
   // fp32 [V].
   const float* logits() const { return logits_.f32(); }
   int64_t position() const { return position_; }
+  // Whether the last token was read by a recorded step.
+  bool recorded() const { return step_ != nullptr; }
 
  private:
   class RecordedStep;

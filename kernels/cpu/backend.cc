@@ -1,17 +1,19 @@
 #include "kernels/backend.h"
 
-#include <cmath>
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <limits>
 
 #include "kernels/check.h"
 #include "kernels/checksum.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
-#include "kernels/instruction_set.h"
 #include "kernels/matmul.h"
-#include "kernels/parallel_for.h"
 
 namespace carry {
 namespace {
@@ -28,19 +30,30 @@ class CpuPack : public WeightPack {
   PackedWeight packed_;
 };
 
+// The number behind `key` in a file of "key: value kB" lines, in bytes.
+int64_t ReadKilobytes(const char* path, const std::string& key) {
+  std::ifstream file(path);
+  std::string word;
+  while (file >> word) {
+    int64_t value;
+    if (word == key && file >> value) return value * 1024;
+  }
+  return -1;
+}
+
+int64_t ReadNumber(const char* path) {
+  std::ifstream file(path);
+  int64_t value;
+  return file >> value ? value : -1;  // "max" means no limit
+}
+
 // Qualified calls are the kernels of kernels/<op>.h.
 class Cpu : public Backend {
  public:
   Device device() const override { return Device::kCpu; }
-  std::string Describe() const override {
-    return std::to_string(NumThreads()) + " threads, " + InstructionSet();
-  }
-
-  void* Allocate(int64_t bytes) override {
-    return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-  }
+  void* Allocate(int64_t bytes) override;
   void Free(void* block) override { std::free(block); }
-  int64_t AvailableMemory() override { return -1; }
+  int64_t AvailableMemory() override;
   void FromHost(void* to, const void* host, int64_t bytes) override {
     std::memcpy(to, host, bytes);
   }
@@ -178,6 +191,29 @@ class Cpu : public Backend {
     return carry::FirstNonFinite(x, type, n);
   }
 };
+
+void* Cpu::Allocate(int64_t bytes) {
+  constexpr int64_t kHugeFrom = int64_t{1} << 20;
+  constexpr int64_t kHugePage = int64_t{2} << 20;
+  const bool huge = bytes >= kHugeFrom;
+  void* block = nullptr;
+  if (posix_memalign(&block, huge ? kHugePage : 64, bytes) != 0) return nullptr;
+  // Only pages that are used whole: a started one would be resident whole.
+  if (huge) madvise(block, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+  return block;
+}
+
+// Of the control group's limit and what the system has.
+int64_t Cpu::AvailableMemory() {
+  int64_t available = ReadKilobytes("/proc/meminfo", "MemAvailable:");
+  if (available < 0) available = std::numeric_limits<int64_t>::max();
+  const int64_t limit = ReadNumber("/sys/fs/cgroup/memory.max");
+  const int64_t used = ReadNumber("/sys/fs/cgroup/memory.current");
+  if (limit >= 0 && used >= 0) {
+    available = std::min(available, std::max<int64_t>(0, limit - used));
+  }
+  return available;
+}
 
 }  // namespace
 

@@ -342,11 +342,6 @@ void Scale(float* x, float factor, int64_t n) {
   });
 }
 
-void Fill(float* x, float value, int64_t n) {
-  ForChunks(n,
-            [&](int64_t i, int64_t size) { std::fill_n(x + i, size, value); });
-}
-
 int64_t FirstNonFinite(const void* x, DType type, int64_t n) {
   CARRY_CHECK(type == DType::kF32 || type == DType::kBF16);
   std::atomic<int64_t> first = Chunks(n);

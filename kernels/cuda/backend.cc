@@ -73,7 +73,7 @@ class CudaBackend : public Backend {
 
   Stream stream() const { return stream_.get(); }
   Device device() const override { return Device::kCuda; }
-  std::string Describe() const override {
+  std::string Describe() const {
     return absl::StrCat("GPU ", device_.index, " (", device_.name, ", sm_",
                         device_.architecture, ", ", device_.multiprocessors,
                         " multiprocessors)");
@@ -381,6 +381,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(BackendOptions options) {
 
 Stream StreamOf(const Backend& backend) {
   return static_cast<const CudaBackend&>(backend).stream();
+}
+
+std::string Describe(const Backend& backend) {
+  return static_cast<const CudaBackend&>(backend).Describe();
 }
 
 }  // namespace carry::cuda

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -26,7 +27,9 @@ struct BackendOptions {
 // Makes GPU `index` this thread's and loads cuBLAS.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(BackendOptions options);
 
-// The stream of a backend that MakeBackend made.
+// Of a backend that MakeBackend made: its stream; "GPU 0 (NVIDIA H100 80GB
+// HBM3, sm_90, 132 multiprocessors)".
 Stream StreamOf(const Backend& backend);
+std::string Describe(const Backend& backend);
 
 }  // namespace carry::cuda

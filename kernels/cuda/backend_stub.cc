@@ -14,4 +14,9 @@ Stream StreamOf(const Backend&) {
   return nullptr;
 }
 
+std::string Describe(const Backend&) {
+  CARRY_CHECK(false && "there is no backend to describe");
+  return "";
+}
+
 }  // namespace carry::cuda

@@ -23,16 +23,6 @@ __global__ void __launch_bounds__(kThreads)
   ForEach(n, [&](int64_t i) { dst[i] += LoadF(src + i); });
 }
 
-__global__ void __launch_bounds__(kThreads)
-    ScaleKernel(float* x, float factor, int64_t n) {
-  ForEach(n, [&](int64_t i) { x[i] *= factor; });
-}
-
-__global__ void __launch_bounds__(kThreads)
-    FillKernel(float* x, float value, int64_t n) {
-  ForEach(n, [&](int64_t i) { x[i] = value; });
-}
-
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     AddRowKernel(T* y, int64_t rows, int64_t cols, int64_t stride,
@@ -191,11 +181,6 @@ LaunchStatus AddTo(float* dst, const void* src, DType type, int64_t n,
                 static_cast<const float*>(src), n);
 }
 
-LaunchStatus Scale(float* x, float factor, int64_t n, Stream stream) {
-  return Launch("scale", ScaleKernel, Grid(n), kThreads, 0, stream, x, factor,
-                n);
-}
-
 int64_t AddColumnSumsWorkspace(int64_t rows, int64_t cols) {
   return SumRanges(rows) * cols;
 }
@@ -268,10 +253,6 @@ LaunchStatus FirstNonFinite(const void* x, DType type, int64_t n,
   if (!status.ok()) return status;
   return Launch("first_of_parts", FirstOfPartsKernel, dim3(1), kThreads,
                 sizeof(MinScratch), stream, workspace, parts, result);
-}
-
-LaunchStatus Fill(float* x, float value, int64_t n, Stream stream) {
-  return Launch("fill", FillKernel, Grid(n), kThreads, 0, stream, x, value, n);
 }
 
 }  // namespace carry::cuda

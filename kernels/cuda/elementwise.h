@@ -10,7 +10,6 @@ LaunchStatus Cast(const void* src, DType src_type, void* dst, DType dst_type,
                   int64_t n, Stream stream);
 LaunchStatus AddTo(float* dst, const void* src, DType type, int64_t n,
                    Stream stream);
-LaunchStatus Scale(float* x, float factor, int64_t n, Stream stream);
 // sums[c] += sum over rows of x[r, c]: of ranges of rows first, then of those
 // in order. Workspaces are on the device and need not be initialised.
 int64_t AddColumnSumsWorkspace(int64_t rows, int64_t cols);
@@ -27,6 +26,5 @@ LaunchStatus AddProduct(float* dst, const float* a, const float* b, int64_t n,
 int64_t FirstNonFiniteWorkspace(int64_t n);
 LaunchStatus FirstNonFinite(const void* x, DType type, int64_t n,
                             int64_t* result, int64_t* workspace, Stream stream);
-LaunchStatus Fill(float* x, float value, int64_t n, Stream stream);
 
 }  // namespace carry::cuda

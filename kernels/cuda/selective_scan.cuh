@@ -182,4 +182,11 @@ LaunchStatus SummarizeSegments(const SelectiveScanArgs& args,
                                const ScanPlan& plan, const ConstMatView* dout,
                                float* effect, float* dt_sum, Stream stream);
 
+// Backward's partial sums in its workspace (LayOutBackward) to the gradients
+// that are sums: dB and dC, dA, dD and ddt_bias.
+LaunchStatus SumPartials(const SelectiveScanArgs& args,
+                         const SelectiveScanBackwardArgs& grad,
+                         const ScanPlan& plan, const BackwardLayout& at,
+                         const float* workspace, Stream stream);
+
 }  // namespace carry::cuda

@@ -2,11 +2,14 @@
 // recorded, errors that wait for the next who looks.
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "framework/train/generate.h"
 #include "framework/train/streamed_pass.h"
 #include "gtest/gtest.h"
+#include "kernels/cuda/backend.h"
+#include "kernels/cuda/cublas.h"
 #include "tests/framework/tiny_model.h"
 
 namespace carry {
@@ -122,7 +125,7 @@ TEST_F(DeviceTest, RecordedStepsGenerateWhatTheCpuDoes) {
     model.Allocate(7, /*gradients=*/false);
     const int64_t vocab = model.config().vocab_size();
     Generator generator(model);
-    int64_t at = 0;
+    int64_t at = 0, singles = 0;
     for (int64_t count : reads) {
       std::vector<int32_t> ids;
       for (int64_t i = 0; i < count; ++i) {
@@ -130,6 +133,8 @@ TEST_F(DeviceTest, RecordedStepsGenerateWhatTheCpuDoes) {
       }
       const absl::Status status = generator.Read(ids.data(), count, 3);
       ASSERT_TRUE(status.ok()) << status;
+      singles = count == 1 ? singles + 1 : 0;
+      EXPECT_EQ(generator.recorded(), device == Device::kCuda && singles > 1);
       logits[static_cast<int>(device)].emplace_back(generator.logits(),
                                                     generator.logits() + vocab);
       // Takes memory that the recorded step must not lose.
@@ -156,6 +161,33 @@ TEST_F(DeviceTest, ProductsAreWhatTheRecipeSays) {
   y.backend().MatMul(x.view(), false, w.view(), true, y.view(),
                      Write::kOverwrite);
   for (float value : Values(y)) EXPECT_EQ(value, 8.0f + 8.0f / 4096);
+}
+
+TEST_F(DeviceTest, Tf32IsThereWhereItIsAskedFor) {
+  const std::vector<float> a(64, 1.0f + 1.0f / 4096), b(64, 1.0f);
+  const Tensor x =
+      Tensor::FromHost(a.data(), {8, 8}, DType::kF32, MemoryPart::kActivations);
+  const Tensor w =
+      Tensor::FromHost(b.data(), {8, 8}, DType::kF32, MemoryPart::kActivations);
+  const Tensor y = Tensor::Empty({8, 8}, DType::kF32);
+  absl::StatusOr<std::unique_ptr<cuda::CuBlas>> cublas =
+      cuda::CuBlas::Load(cuda::StreamOf(y.backend()), /*tf32=*/true);
+  ASSERT_TRUE(cublas.ok()) << cublas.status();
+  const absl::Status status = (*cublas)->MatMul(x.view(), false, w.view(), true,
+                                                y.view(), Write::kOverwrite);
+  ASSERT_TRUE(status.ok()) << status;
+  // Half of the last bit that TF32 keeps is rounded away.
+  for (float value : Values(y)) EXPECT_EQ(value, 8.0f);
+}
+
+// Two generators on one model: one ends while the other records.
+TEST_F(DeviceTest, ClosedHoldsDoNotEndOthers) {
+  auto first = std::make_unique<MemoryHold>(Device::kCuda);
+  first->Close();
+  MemoryHold second(Device::kCuda);
+  first = nullptr;
+  const void* held = Tensor::Empty({54321}, DType::kF32).data();
+  EXPECT_NE(Tensor::Empty({54321}, DType::kF32).data(), held);
 }
 
 }  // namespace
