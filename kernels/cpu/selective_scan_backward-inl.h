@@ -22,10 +22,13 @@ HWY_BEFORE_NAMESPACE();
 namespace carry {
 namespace HWY_NAMESPACE {
 
-// Groups that are prepared together: 64 channels. What the inner loops touch
-// of a panel has to fit the L1 cache beside the sums.
+// Groups that are prepared together, at most. What is written of a panel should
+// stay in the L1 cache until its outputs are, beside the sums and a block's
+// chain: two groups. Where two loops over states have to fetch the inputs of
+// the next panel in fp32, memory is the limit, and wants longer pieces of rows.
 constexpr int64_t kBackPanel = 4;
 constexpr int64_t kBackWidth = kBackPanel * kScanGroup;
+
 // States of a block, and vectors of channels that run back together so that
 // they share the loads and stores of dB and dC: 2 x 8 vectors of carries and dA
 // fit 32 registers, 2 x 4 fit 16.
@@ -36,6 +39,12 @@ constexpr int kBackVectors = 2;
 constexpr int kBackVectors = 1;
 #endif
 constexpr int64_t kBackPair = kBackVectors * kLanes;
+
+inline int64_t BackPanel(const SelectiveScanArgs& args) {
+  const bool two_loops =
+      args.states > kBackBlock && args.states <= 2 * kBackBlock;
+  return args.u.dtype == DType::kF32 && two_loops ? kBackPanel : 2;
+}
 
 // A token's row in scratch: arrays of kBackWidth, and a cache line so that the
 // tokens of a channel do not share cache sets.

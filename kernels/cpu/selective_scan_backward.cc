@@ -26,6 +26,8 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/selective_scan_backward-inl.h"
+#include "kernels/cpu/selective_scan_backward_ahead-inl.h"
+#include "kernels/cpu/selective_scan_backward_rows-inl.h"
 #include "kernels/cpu/selective_scan_sums-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -46,33 +48,23 @@ class BackwardSegment {
         n_(args.states),
         row0_(b * args.time),
         groups_(ScanGroups(args.channels)),
+        panel_(BackPanel(args)),
         da_(sums.da + (b * groups_ + g0) * n_ * kScanGroup),
         dd_(sums.dd + (b * groups_ + g0) * kScanGroup),
         dbias_(sums.dbias + (b * groups_ + g0) * kScanGroup),
         db_(db),
         dc_(dc),
-        s_(g1 - g0, args.states),
-        du_(grad.du),
-        ddt_(grad.ddt_raw),
-        dz_(args.z.data != nullptr ? grad.dz : MatView()),
-        chunk_((kScanTile * kBackBlock + kBackVectors * n_ - 1) /
-               (kBackVectors * n_)),
-        streams_(args.z.data != nullptr && CanStreamPairs(grad.du, args.u) &&
-                 CanStreamPairs(grad.ddt_raw, args.u) &&
-                 CanStreamPairs(grad.dz, args.u)) {}
-
-  // Whether vectors of kBackVectors can be written past the caches as lines.
-  static bool CanStreamPairs(const MatView& v, const ConstMatView& like) {
-    const bool whole = v.dtype == DType::kF32 || kBackPair * 2 % 64 == 0;
-    return whole && v.dtype == like.dtype && CanStreamLines<kBackVectors>(v);
-  }
+        s_(g1 - g0, n_),
+        rows_(args, grad, s_, g0, dd_, dbias_),
+        ahead_(args, grad.dout, rows_.du(), rows_.ddt(), rows_.dz(), row0_, g0,
+               g1, s_.bc) {}
 
   void Run() {
     LoadParameters();
     for (int64_t i = ScanTiles(args_.time) - 1; i >= 0; --i) {
       Tile(i * kScanTile);
     }
-    FinishUpTo(pending_.rows);
+    rows_.FinishAll();
     if (grad_.dstate_in == nullptr) return;
     for (int64_t g = g0_; g < g1_; ++g) {
       TransposeGroupOut(s_.carry + (g - g0_) * GroupSize(), args_.channels, n_,
@@ -118,10 +110,11 @@ class BackwardSegment {
       s_.keep[t] = start ? 0u : ~0u;
       reset |= start;
     }
+    ahead_.StartTile(t0);
     std::fill_n(s_.sums, rows * n_ * 2 * kLanes, 0.0f);
     std::fill_n(s_.dydx, rows * kLanes, 0.0f);
     for (int64_t g = g0_; g < g1_;) {
-      const int64_t end = PanelEnd(g, g1_, kBackPanel);
+      const int64_t end = PanelEnd(g, g1_, panel_);
       Panel(t0, rows, g, end, reset);
       g = end;
     }
@@ -156,22 +149,19 @@ class BackwardSegment {
   }
 
   void Panel(int64_t t0, int64_t rows, int64_t g, int64_t g_end, bool reset) {
-    const int64_t col = g * kScanGroup;
+    const int64_t row = row0_ + t0, col = g * kScanGroup;
     const int64_t width = std::min(args_.channels, g_end * kScanGroup) - col;
-    t0_ = t0;
-    group_ = g;
-    next_t_ = g_end < g1_ ? t0 : t0 - kScanTile;
-    next_group_ = g_end < g1_ ? g_end : g0_;
-    for (int64_t t = 0; t < rows; ++t) {
-      FinishUpTo(t + 1);  // Of the panel before; Prepare takes its row's place.
-      if (args_.z.data != nullptr) {
-        Prepare<true>(t, row0_ + t0 + t, col, width);
-      } else {
-        Prepare<false>(t, row0_ + t0 + t, col, width);
-      }
-      if (n_ <= kBackBlock) AheadInRow(t);
+    ahead_.StartPanel(t0, g, g_end);
+    int64_t t = 0;
+    if (rows_.TakesPairs(width)) {
+      t = args_.u.dtype == DType::kF32 ? PreparePairs<float>(row, rows, col)
+                                       : PreparePairs<BFloat16>(row, rows, col);
     }
-    FinishUpTo(pending_.rows);
+    for (; t < rows; ++t) {
+      rows_.Prepare(t, row + t, col, width);
+      ahead_.InRow();
+    }
+    rows_.FinishAll();
     const int64_t vectors = (g_end - g) * (kScanGroup / kLanes);
     int64_t i = 0;
     for (; i + kBackVectors <= vectors; i += kBackVectors) {
@@ -184,121 +174,15 @@ class BackwardSegment {
     for (; i < vectors; ++i) Vectors<true, 1>(t0, rows, g, i);
   }
 
-  // Everything of one row that the states do not enter.
-  template <bool kGate>
-  HWY_INLINE void Prepare(int64_t t, int64_t row, int64_t col, int64_t width) {
-    const float* u = RowAsFloat(args_.u, row, col, width, s_.row);
-    const float* raw =
-        RowAsFloat(args_.dt_raw, row, col, width, s_.row + kBackWidth);
-    const float* dout =
-        RowAsFloat(grad_.dout, row, col, width, s_.row + 2 * kBackWidth);
-    const float* z =
-        kGate ? RowAsFloat(args_.z, row, col, width, s_.row + 3 * kBackWidth)
-              : nullptr;
-    const int64_t channel = col - g0_ * kScanGroup;
-    const float* bias = s_.bias + channel;
-    float* dd = dd_ + channel;
-    float* HWY_RESTRICT token = s_.token + t * kBackRow;
-    VF dydx = LoadF(s_.dydx + t * kLanes);
-    ForBatches<kScanBatch>(
-        WholeGroups(width), [&](int64_t i, auto count) HWY_ATTR {
-          constexpr int kN = count.value;
-          VF x[kN], dt[kN], slope[kN], dy[kN];
-          for (int j = 0; j < kN; ++j) {
-            const int64_t at = i + j * kLanes;
-            x[j] = hn::Add(LoadF(raw + at), LoadF(bias + at));
-            dy[j] = LoadF(dout + at);
-          }
-          if constexpr (kGate) {
-            VF zs[kN], s[kN];
-            for (int j = 0; j < kN; ++j) zs[j] = LoadF(z + i + j * kLanes);
-            SoftplusAndSigmoid<true>(x, dt, slope, zs, s);
-            ApplyGate(zs, s, dy, token + kBackDgate * kBackWidth + i);
-          } else {
-            Softplus<true>(x, dt, slope);
-          }
-          for (int j = 0; j < kN; ++j) {
-            const int64_t at = i + j * kLanes;
-            const VF ui = LoadF(u + at);
-            const VF dx = hn::Mul(dt[j], ui);
-            StoreF(dt[j], token + kBackDt * kBackWidth + at);
-            StoreF(dx, token + kBackDx * kBackWidth + at);
-            StoreF(dy[j], token + kBackDy * kBackWidth + at);
-            StoreF(slope[j], token + kBackSlope * kBackWidth + at);
-            dydx = hn::MulAdd(dy[j], dx, dydx);
-            StoreF(hn::MulAdd(dy[j], ui, LoadF(dd + at)), dd + at);
-          }
-        });
-    StoreF(dydx, s_.dydx + t * kLanes);
-  }
-
-  // dgate := dy silu'(z) and dy := dy silu(z); s is the sigmoid of z.
-  template <int kN>
-  static HWY_INLINE void ApplyGate(const VF (&z)[kN], const VF (&s)[kN],
-                                   VF (&dy)[kN], float* dgate) {
-    for (int j = 0; j < kN; ++j) {
-      const VF gate = hn::Mul(z[j], s[j]);
-      // silu' = s + silu (1 - s)
-      const VF slope = hn::MulAdd(gate, hn::Sub(Set(1.0f), s[j]), s[j]);
-      StoreF(hn::Mul(dy[j], slope), dgate + j * kLanes);
-      dy[j] = hn::Mul(dy[j], gate);
+  // How many of the rows it has prepared, two at a time.
+  template <class T>
+  HWY_NOINLINE int64_t PreparePairs(int64_t row, int64_t rows, int64_t col) {
+    int64_t t = 0;
+    for (; t + 2 <= rows; t += 2) {
+      rows_.PreparePair<T>(t, row + t, col);
+      ahead_.InRow();
     }
-  }
-
-  // What a loop over vector i of a panel fetches ahead: the same place of the
-  // next panel.
-  Prefetcher Ahead(const ConstMatView& v, int64_t i) const {
-    const int64_t row = next_t_ < 0 ? -1 : row0_ + next_t_;
-    return Prefetcher(v, row, kScanTile, next_group_ * kScanGroup + i * kLanes,
-                      s_.bc);
-  }
-  // The states that were saved for the vector behind this one's pair.
-  Prefetcher AheadSaved(const StateRows& v, int64_t n, int slots) const {
-    Prefetcher ahead(v.saved - n * kScanGroup + slots * GroupSize());
-    ahead.stride = n_ * 64 / kScanTile;
-    return ahead;
-  }
-  // An output that does not bypass the caches, where this vector will write.
-  Prefetcher AheadOutput(const VectorWriter& writer, int64_t i) const {
-    if (writer.stream) return Prefetcher(s_.bc);
-    return Prefetcher(writer.view, row0_ + t0_, kScanTile,
-                      group_ * kScanGroup + i * kLanes, s_.bc);
-  }
-
-  // With a single loop over states: z and dout of the next panel, a row at a
-  // time while the rows of this one are prepared.
-  void AheadInRow(int64_t t) const {
-    for (int64_t i = 0; i < kBackWidth / kLanes; i += kScanGroup / kLanes) {
-      for (const ConstMatView& v : {args_.z, grad_.dout}) {
-        Prefetcher ahead = Ahead(v, i);
-        ahead.base += t * ahead.stride;
-        ahead.Next();
-      }
-    }
-  }
-
-  // What the loop-th loop over states of vector i fetches ahead.
-  HWY_INLINE void ChooseAhead(int64_t loop, int64_t i, const StateRows& v,
-                              int64_t n, int slots, Prefetcher* ahead0,
-                              Prefetcher* ahead1) const {
-    switch (loop) {
-      case 0:
-        *ahead0 = Ahead(args_.u, i);
-        *ahead1 = Ahead(args_.dt_raw, i);
-        return;
-      case 1:
-        *ahead0 = Ahead(args_.z, i);
-        *ahead1 = Ahead(grad_.dout, i);
-        return;
-      case 2:
-        *ahead0 = AheadSaved(v, n, slots);
-        *ahead1 = AheadOutput(du_, i);
-        return;
-      case 3:
-        *ahead0 = AheadOutput(ddt_, i);
-        *ahead1 = AheadOutput(dz_, i);
-        return;
-    }
+    return t;
   }
 
   // Of vector i of the panel that begins with group g.
@@ -330,14 +214,8 @@ class BackwardSegment {
         v[k].da += size.value * kScanGroup;
       }
     });
-    FinishUpTo(pending_.rows);
-    pending_ = {row0_ + t0,
-                rows,
-                0,
-                chunk_,
-                g * kScanGroup + i * kLanes,
-                kSlots,
-                s_.token + i * kLanes};
+    rows_.Add(row0_ + t0, rows, g * kScanGroup + i * kLanes, kSlots,
+              s_.token + i * kLanes);
   }
 
   template <bool kReset, bool kFirst, int kBlock, int kSlots>
@@ -348,8 +226,8 @@ class BackwardSegment {
     const float* bc = s_.bc + n;
     for (int k = 0; k < kSlots; ++k) {
       Prefetcher ahead0(s_.bc), ahead1(s_.bc);
-      ChooseAhead(n / kBlock, i + k, v[k], n, kSlots, &ahead0, &ahead1);
-      FinishUpTo(pending_.next + pending_.chunk);
+      ahead_.InLoop(n / kBlock, i + k, v[k], n, kSlots, &ahead0, &ahead1);
+      rows_.FinishSome();
       Recompute<kReset, kFirst, kBlock>(v[k], token + k * kLanes, bc, states,
                                         s_.chain + 2 * k * kBlock * kLanes,
                                         s_.keep, rows, ahead0, ahead1);
@@ -361,126 +239,18 @@ class BackwardSegment {
         s_.sums + (last * states + n) * 2 * kLanes, rows);
   }
 
-  // Vectors whose outputs are still to be written. A few rows at a time, in
-  // between the loops over the next vectors: the memory takes a line past the
-  // caches in ten cycles, and holds a dozen.
-  struct Pending {
-    int64_t row0 = 0, rows = 0, next = 0;  // Rows of the matrices; those done.
-    int64_t chunk = 0;                     // Rows at a time.
-    int64_t col = 0;
-    int slots = 0;
-    const float* token = nullptr;
-  };
-
-  HWY_NOINLINE void FinishUpTo(int64_t end) {
-    const int64_t stop = std::min(end, pending_.rows);
-    const bool whole = pending_.col + pending_.slots * kLanes <= args_.channels;
-    if (streams_ && whole && pending_.next < stop &&
-        pending_.slots == kBackVectors && pending_.col % kBackPair == 0) {
-      if (args_.u.dtype == DType::kF32) {
-        FinishStreams<float>(stop);
-      } else {
-        FinishStreams<BFloat16>(stop);
-      }
-      return;
-    }
-    for (; pending_.next < stop; ++pending_.next) {
-      for (int k = 0; k < pending_.slots; ++k) {
-        Finish(pending_.row0 + pending_.next, pending_.col + k * kLanes,
-               pending_.token + pending_.next * kBackRow + k * kLanes);
-      }
-    }
-  }
-
-  // Finish of the pending rows up to `stop` where everything is gated, of one
-  // type, and past the caches.
-  template <class T>
-  HWY_INLINE void FinishStreams(int64_t stop) {
-    constexpr int kSlots = kBackVectors;
-    const int64_t col = pending_.col, row = pending_.row0 + pending_.next;
-    const float* HWY_RESTRICT token = pending_.token + pending_.next * kBackRow;
-    const auto at = [&](const auto& v) {
-      return static_cast<T*>(
-                 const_cast<void*>(static_cast<const void*>(v.data))) +
-             row * v.stride + col;
-    };
-    const T* HWY_RESTRICT u_at = at(args_.u);
-    T* HWY_RESTRICT du_at = at(du_.view);
-    T* HWY_RESTRICT ddt_at = at(ddt_.view);
-    T* HWY_RESTRICT dz_at = at(dz_.view);
-    const int64_t channel = col - g0_ * kScanGroup;
-    VF d[kSlots], dbias[kSlots];
-    for (int k = 0; k < kSlots; ++k) {
-      d[k] = LoadF(s_.d + channel + k * kLanes);
-      dbias[k] = LoadF(dbias_ + channel + k * kLanes);
-    }
-    for (; pending_.next < stop; ++pending_.next) {
-      VF du[kSlots], ddt[kSlots], dz[kSlots];
-      for (int k = 0; k < kSlots; ++k) {
-        const float* HWY_RESTRICT from = token + k * kLanes;
-        const VF u = LoadF(u_at + k * kLanes);
-        const VF ddx = LoadF(from + kBackDdx * kBackWidth);
-        du[k] = hn::MulAdd(LoadF(from + kBackDy * kBackWidth), d[k],
-                           hn::Mul(ddx, LoadF(from + kBackDt * kBackWidth)));
-        const VF x = hn::Mul(LoadF(from + kBackDdt * kBackWidth), Set(kLn2));
-        ddt[k] = hn::Mul(hn::MulAdd(ddx, u, x),
-                         LoadF(from + kBackSlope * kBackWidth));
-        dbias[k] = hn::Add(dbias[k], ddt[k]);
-        const VF y = hn::MulAdd(d[k], u, LoadF(from + kBackY * kBackWidth));
-        dz[k] = hn::Mul(LoadF(from + kBackDgate * kBackWidth), y);
-      }
-      StreamLine(du, du_at);
-      StreamLine(ddt, ddt_at);
-      StreamLine(dz, dz_at);
-      token += kBackRow;
-      u_at += args_.u.stride;
-      du_at += du_.view.stride;
-      ddt_at += ddt_.view.stride;
-      dz_at += dz_.view.stride;
-    }
-    for (int k = 0; k < kSlots; ++k) {
-      StoreF(dbias[k], dbias_ + channel + k * kLanes);
-    }
-  }
-
-  // du, ddt_raw, dz of one vector, and the sum over time of ddt_raw.
-  HWY_INLINE void Finish(int64_t row, int64_t col, const float* token) {
-    const int64_t left = args_.channels - col;
-    const int64_t channel = col - g0_ * kScanGroup;
-    const VF u = ReadVector(args_.u, row, col, left);
-    const VF d = LoadF(s_.d + channel);
-    const VF ddx = LoadF(token + kBackDdx * kBackWidth);
-    const VF du = hn::MulAdd(LoadF(token + kBackDy * kBackWidth), d,
-                             hn::Mul(ddx, LoadF(token + kBackDt * kBackWidth)));
-    VF ddt = hn::Mul(LoadF(token + kBackDdt * kBackWidth), Set(kLn2));
-    ddt = hn::MulAdd(ddx, u, ddt);
-    ddt = hn::Mul(ddt, LoadF(token + kBackSlope * kBackWidth));
-    const VF y = hn::MulAdd(d, u, LoadF(token + kBackY * kBackWidth));
-    const VF dz = hn::Mul(LoadF(token + kBackDgate * kBackWidth), y);
-    float* dbias = dbias_ + channel;
-    StoreF(hn::Add(ddt, LoadF(dbias)), dbias);
-    du_.Write(du, row, col, left);
-    ddt_.Write(ddt, row, col, left);
-    if (dz_.view.data != nullptr) dz_.Write(dz, row, col, left);
-  }
-
   const SelectiveScanArgs& args_;
   const SelectiveScanBackwardArgs& grad_;
   const int64_t b_, g0_, g1_, n_, row0_, groups_;
+  const int64_t panel_;  // Groups.
   float* const da_;
   float* const dd_;
   float* const dbias_;
   float* const db_;
   float* const dc_;
   BackwardScratch s_;
-  const VectorWriter du_, ddt_, dz_;
-  int64_t t0_ = 0, group_ = 0;           // This panel.
-  int64_t next_t_ = 0, next_group_ = 0;  // The next panel.
-  Pending pending_;
-  // Rows to write in each of the two gaps of a block.
-  const int64_t chunk_;
-  // Whether FinishStreams will do.
-  const bool streams_;
+  BackwardRows rows_;
+  BackwardAhead ahead_;
 };
 
 // One thread's groups. `dbc` [2][T * batch entries touched][N].

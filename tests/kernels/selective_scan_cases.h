@@ -107,6 +107,8 @@ inline const Case kCases[] = {
      0,
      7},
     // Rows of whole cache lines, written past the caches.
+    {"LinesStates4", 1, 50, 416, 4, {20}},
+    {"LinesStates8", 1, 50, 416, 8, {20}},
     {"Bf16Lines", 1, 50, 416, 16, {20}, true, true, true, kBF16, kBF16},
     {"Bf16LinesStrided", 2, 35, 160, 4, {}, true, true, true, kBF16, kBF16, 32},
     // Threads whose first group is the second half of a line.
