@@ -62,11 +62,11 @@ HWY_INLINE VF Convolve(const TX* const* x, const ConvWeights& w, int64_t taps,
   return v;
 }
 
-// Tells the L2 cache of a line in each of kRows rows. Those lie a row's stride
-// apart, which hides them from the hardware prefetcher; L1 is full.
-template <int kRows, class T>
+// Tells the L2 cache of a line in each of kFastRows rows. Those lie a row's
+// stride apart, which hides them from the hardware prefetcher; L1 is full.
+template <class T>
 HWY_INLINE void PrefetchRows(const T* p, int64_t stride) {
-  for (int r = 0; r < kRows; ++r) __builtin_prefetch(p + r * stride, 0, 2);
+  for (int r = 0; r < kFastRows; ++r) __builtin_prefetch(p + r * stride, 0, 2);
 }
 
 // v of kFastRows rows of one vector; x [kFastRows + kFastTaps - 1].

@@ -73,7 +73,7 @@ HWY_INLINE void ForwardRows(const CausalConv1dArgs& args, const MatView& y,
   int64_t i = 0;
   if (stream) {
     for (; i + kJoined * kLanes <= task.width; i += kJoined * kLanes) {
-      PrefetchRows<kFastRows>(next + i, stride);
+      PrefetchRows(next + i, stride);
       VF v[kJoined * kFastRows];
       for (int j = 0; j < kJoined; ++j) {
         convolve(i + j * kLanes, AllLanes(), v + j * kFastRows);
@@ -88,7 +88,7 @@ HWY_INLINE void ForwardRows(const CausalConv1dArgs& args, const MatView& y,
   }
   ForLanes(task.width - i, [&](int64_t rest, auto lanes) HWY_ATTR {
     const int64_t at = i + rest;
-    PrefetchRows<kFastRows>(next + at, stride);
+    PrefetchRows(next + at, stride);
     VF v[kFastRows];
     convolve(at, lanes, v);
     if (silu) Silu<TY>(v);

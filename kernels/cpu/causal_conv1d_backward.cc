@@ -81,14 +81,11 @@ class ConvBackward {
     std::fill_n(sink_, (taps_ + 1) * kConvBlock, 0.0f);
     for (int64_t t = halo - 1; t >= task_.t0; --t) {
       if constexpr (kTaps == kFastTaps) {
-        if (const int rows = RowsAtOnce(t); rows > 0) {
-          t -= rows - 1;
-          if (rows == kLineRows) {
-            RowsInLines(t);
-          } else {
-            LeaveLines(t + rows);
-            Rows(t, 0);
-          }
+        const int64_t begin = t - kFastRows + 1;
+        if (t < task_.t1 && begin >= task_.t0 && t + kFastTaps <= args_.time &&
+            ConvIsPlain(args_, task_.b, begin, t + kFastTaps)) {
+          Rows(begin);
+          t = begin;
           continue;
         }
         LeaveLines(t + 1);
@@ -127,46 +124,34 @@ class ConvBackward {
     }
   }
 
-  // How many rows that end with t can be taken at once: their taps and those
-  // of their users all lie in x. 0: none.
-  int RowsAtOnce(int64_t t) const {
-    if (t >= task_.t1 || t + kFastTaps > args_.time) return 0;
-    for (int rows : {kLineRows, kFastRows}) {
-      if (rows == kLineRows && !(kLined && task_.width >= kLineChannels)) {
-        continue;
-      }
-      const int64_t begin = t - rows + 1;
-      if (begin >= task_.t0 &&
-          ConvIsPlain(args_, task_.b, begin, t + kFastTaps)) {
-        return rows;
-      }
-    }
-    return 0;
+  // Whether `rows` more rows lie before row t, to be fetched.
+  bool Ahead(int64_t t, int64_t rows) const {
+    return t - rows >= task_.t0 + kFastTaps;
   }
 
-  // How far before row t the rows lie that come next, to fetch them.
-  int64_t Back(int64_t t, int64_t rows) const {
-    return t - rows >= task_.t0 + kFastTaps ? rows : 0;
+  // Rows [t, t + kFastRows) at once: dv, dx and the sums.
+  HWY_INLINE void Rows(int64_t t) {
+    if constexpr (kLined) {
+      RowsInLines(t);
+      if (lines_.width() < task_.width) RowsFrom(t, lines_.width());
+    } else {
+      RowsFrom(t, 0);
+    }
   }
 
   HWY_INLINE void RowsInLines(int64_t t) {
-    if constexpr (kLined) {
-      if (!dv_in_lines_) {
-        for (int r = 0; r < kFastTaps - 1; ++r) {
-          lines_.SetDv(r, Dv(t + kLineRows + r));
-        }
-        dv_in_lines_ = true;
+    if (!dv_in_lines_) {
+      for (int r = 0; r < kFastTaps - 1; ++r) {
+        lines_.SetDv(r, Dv(t + kFastRows + r));
       }
-      const int64_t row = task_.b * args_.time + t;
-      lines_.Rows(RowPointer<TX>(args_.x, row - kFastTaps + 1, task_.c0),
-                  args_.x.stride, RowPointer<TY>(grad_.dy, row, task_.c0),
-                  grad_.dy.stride, RowPointer<TX>(grad_.dx, row, task_.c0),
-                  grad_.dx.stride, Back(t, kLineRows), stream_);
-      for (int64_t r = kLineRows; lines_.width() < task_.width && r > 0;) {
-        r -= kFastRows;
-        Rows(t + r, lines_.width());
-      }
+      dv_in_lines_ = true;
     }
+    const int64_t row = task_.b * args_.time + t;
+    const int64_t back = 2 * kFastRows;
+    lines_.Rows(RowPointer<TX>(args_.x, row - kFastTaps + 1, task_.c0),
+                args_.x.stride, RowPointer<TY>(grad_.dy, row, task_.c0),
+                grad_.dy.stride, RowPointer<TX>(grad_.dx, row, task_.c0),
+                grad_.dx.stride, Ahead(t, back) ? back : 0, stream_);
   }
 
   // Puts dv of the rows from t back where rows one by one look for it.
@@ -178,12 +163,13 @@ class ConvBackward {
     }
   }
 
-  // Rows [t, t + kFastRows) at once, channels from c: dv, dx and the sums.
-  HWY_INLINE void Rows(int64_t t, int64_t c) {
+  // The same for the channels from c.
+  HWY_INLINE void RowsFrom(int64_t t, int64_t c) {
     constexpr int kInputs = kFastRows + kFastTaps - 1;
     const int64_t row = task_.b * args_.time + t;
     const int64_t stride = args_.x.stride, dy_stride = grad_.dy.stride;
-    const int64_t dx_stride = grad_.dx.stride, back = Back(t, kFastRows);
+    const int64_t dx_stride = grad_.dx.stride,
+                  back = Ahead(t, kFastRows) ? kFastRows : 0;
     const TX* HWY_RESTRICT x0 =
         RowPointer<TX>(args_.x, row - kFastTaps + 1, task_.c0);
     const TY* HWY_RESTRICT dy0 = RowPointer<TY>(grad_.dy, row, task_.c0);
@@ -202,8 +188,8 @@ class ConvBackward {
       for (int r = 0; r < kFastRows; ++r) {
         g[r] = LoadF(dy0 + r * dy_stride + i, lanes);
       }
-      PrefetchRows<kFastRows>(x0 - back * stride + i, stride);
-      PrefetchRows<kFastRows>(dy0 - back * dy_stride + i, dy_stride);
+      PrefetchRows(x0 - back * stride + i, stride);
+      PrefetchRows(dy0 - back * dy_stride + i, dy_stride);
       if (silu) {
         VF s[kFastRows];
         ConvolveRows(x, w_, i, v);

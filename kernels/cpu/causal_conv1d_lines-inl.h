@@ -1,4 +1,4 @@
-// The convolution's backward pass in whole lines of bf16, eight rows at once,
+// The convolution's backward pass in whole lines of bf16, with the fewest
 // with the fewest operations that AVX-512 needs: there two ports compute, and
 // their operations, not memory, decide.
 
@@ -16,8 +16,6 @@ HWY_BEFORE_NAMESPACE();
 namespace carry {
 namespace HWY_NAMESPACE {
 
-constexpr int kLineRows = 8;
-constexpr int kLineInputs = kLineRows + kFastTaps - 1;
 constexpr int64_t kLineChannels = 2 * kLanes;
 
 #if HWY_TARGET <= HWY_AVX3
@@ -48,16 +46,16 @@ HWY_INLINE __m512i RoundLine(VF even, VF odd) {
 }
 
 // Rows of a line.
-HWY_INLINE void StoreLines(const VF (&even)[kLineRows],
-                           const VF (&odd)[kLineRows], BFloat16* p,
+HWY_INLINE void StoreLines(const VF (&even)[kFastRows],
+                           const VF (&odd)[kFastRows], BFloat16* p,
                            int64_t stride, bool stream) {
   if (HWY_LIKELY(stream && cpu_rounds_to_bf16)) {
-    for (int r = 0; r < kLineRows; ++r) {
+    for (int r = 0; r < kFastRows; ++r) {
       _mm512_stream_si512(reinterpret_cast<__m512i*>(p + r * stride),
                           RoundLine<true>(even[r], odd[r]));
     }
   } else {
-    for (int r = 0; r < kLineRows; ++r) {
+    for (int r = 0; r < kFastRows; ++r) {
       _mm512_storeu_si512(p + r * stride, RoundLine<false>(even[r], odd[r]));
     }
   }
@@ -167,7 +165,7 @@ class ConvLines {
     }
   }
 
-  // kLineRows rows. x is of the row K - 1 before; x and dy of the rows `back`
+  // kFastRows rows. x is of the row K - 1 before; x and dy of the rows `back`
   // before these are fetched.
   HWY_INLINE void Rows(const BFloat16* HWY_RESTRICT x, int64_t x_stride,
                        const BFloat16* HWY_RESTRICT dy, int64_t dy_stride,
@@ -189,10 +187,10 @@ class ConvLines {
     const BFloat16* next_x = x - back * x_stride;
     const BFloat16* next_dy = dy - back * dy_stride;
     for (int64_t i = 0; i < width_; i += kLineChannels) {
-      VF even[kLineRows], odd[kLineRows];
-      PrefetchRows<kLineRows>(next_x + i, x_stride);
+      VF even[kFastRows], odd[kFastRows];
+      PrefetchRows(next_x + i, x_stride);
       HalfLine<0, kSilu>(x + i, x_stride, dy + i, dy_stride, i, even);
-      PrefetchRows<kLineRows>(next_dy + i, dy_stride);
+      PrefetchRows(next_dy + i, dy_stride);
       HalfLine<1, kSilu>(x + i, x_stride, dy + i, dy_stride, i + kLanes, odd);
       StoreLines(even, odd, dx + i, dx_stride, stream);
     }
@@ -202,43 +200,44 @@ class ConvLines {
   HWY_INLINE void HalfLine(const BFloat16* x0, int64_t x_stride,
                            const BFloat16* dy0, int64_t dy_stride, int64_t i,
                            VF* dx) const {
-    VF x[kLineInputs], g[kLineInputs];
-    for (int r = 0; r < kLineInputs; ++r) {
+    constexpr int kInputs = kFastRows + kFastTaps - 1;
+    VF x[kInputs], g[kInputs];
+    for (int r = 0; r < kInputs; ++r) {
       x[r] = LoadHalfLine<kHalf>(x0 + r * x_stride);
     }
     if constexpr (kSilu) {
-      VF u[kLineRows], s[kLineRows];
-      for (int r = 0; r < kLineRows; ++r) u[r] = LoadF(w_[kFastTaps] + i);
+      VF u[kFastRows], s[kFastRows];
+      for (int r = 0; r < kFastRows; ++r) u[r] = LoadF(w_[kFastTaps] + i);
       for (int k = 0; k < kFastTaps; ++k) {
         const VF wk = LoadF(w_[k] + i);
-        for (int r = 0; r < kLineRows; ++r) {
+        for (int r = 0; r < kFastRows; ++r) {
           u[r] = hn::MulAdd(wk, x[r + k], u[r]);
         }
       }
       SigmoidOfPairs(u, s);
       // dy silu'(v) c = dy s (c^2 u (1 - s) + c), as v = c u.
       constexpr float c = -kLn2;
-      for (int r = 0; r < kLineRows; ++r) {
+      for (int r = 0; r < kFastRows; ++r) {
         const VF rest = hn::NegMulAdd(Set(c * c), s[r], Set(c * c));
         const VF dys = hn::Mul(LoadHalfLine<kHalf>(dy0 + r * dy_stride), s[r]);
         g[r] = hn::Mul(dys, hn::MulAdd(rest, u[r], Set(c)));
       }
     } else {
-      for (int r = 0; r < kLineRows; ++r) {
+      for (int r = 0; r < kFastRows; ++r) {
         g[r] = LoadHalfLine<kHalf>(dy0 + r * dy_stride);
       }
     }
     for (int r = 0; r < kFastTaps - 1; ++r) {
-      g[kLineRows + r] = LoadF(dv_[r] + i);
+      g[kFastRows + r] = LoadF(dv_[r] + i);
       StoreF(g[r], dv_[r] + i);
     }
     VF sum = LoadF(sums_[kFastTaps] + i);
-    for (int r = 0; r < kLineRows; ++r) sum = hn::Add(sum, g[r]);
+    for (int r = 0; r < kFastRows; ++r) sum = hn::Add(sum, g[r]);
     StoreF(sum, sums_[kFastTaps] + i);
     for (int k = kFastTaps - 1; k >= 0; --k) {
       const VF wk = LoadF(w_[k] + i);
       VF dwk = LoadF(sums_[k] + i);
-      for (int r = 0; r < kLineRows; ++r) {
+      for (int r = 0; r < kFastRows; ++r) {
         const VF user = g[r + kFastTaps - 1 - k];
         dx[r] = k == kFastTaps - 1 ? hn::Mul(wk, user)
                                    : hn::MulAdd(wk, user, dx[r]);
