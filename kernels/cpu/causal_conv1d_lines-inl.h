@@ -61,42 +61,6 @@ HWY_INLINE void StoreLines(const VF (&even)[kFastRows],
   }
 }
 
-// Calls body(natural, in_lines) for the places of each group of four channels.
-template <class Body>
-HWY_INLINE void ForGroups(int64_t width, const Body& body) {
-  constexpr int64_t kGroup = 4, kGroups = kLineChannels / kGroup;
-  for (int64_t i = 0; i < width; i += kLineChannels) {
-    for (int64_t j = 0; j < kGroups; ++j) {
-      body(i + j * kGroup, i + j % 2 * kLanes + j / 2 * kGroup);
-    }
-  }
-}
-using DGroup = hn::CappedTag<float, 4>;
-
-HWY_INLINE void ToLines(const float* from, float scale, int64_t width,
-                        float* to) {
-  const DGroup d;
-  ForGroups(width, [=](int64_t i, int64_t j) HWY_ATTR {
-    hn::StoreU(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, scale)), d, to + j);
-  });
-}
-HWY_INLINE void FromLines(const float* from, float scale, int64_t width,
-                          float* to) {
-  const DGroup d;
-  ForGroups(width, [=](int64_t i, int64_t j) HWY_ATTR {
-    hn::StoreU(hn::Mul(hn::LoadU(d, from + j), hn::Set(d, scale)), d, to + i);
-  });
-}
-HWY_INLINE void AddFromLines(const float* from, float scale, int64_t width,
-                             float* to) {
-  const DGroup d;
-  ForGroups(width, [=](int64_t i, int64_t j) HWY_ATTR {
-    const auto sum = hn::MulAdd(hn::LoadU(d, from + j), hn::Set(d, scale),
-                                hn::LoadU(d, to + i));
-    hn::StoreU(sum, d, to + i);
-  });
-}
-
 // s := 1 / (1 + 2^u) to 1e-6, no less than 2^-60, where u := min(u, 60).
 //
 // 2^u is a polynomial of degree 4, right to 2.6e-6 of itself, of which s sees
@@ -140,28 +104,35 @@ class ConvLines {
   ConvLines(const ConvWeights& w, int64_t width, bool silu, Scratch* scratch)
       : width_(width / kLineChannels * kLineChannels),
         silu_(silu),
-        scale_(silu ? -kLog2E : 1.0f) {
-    for (int k = 0; k <= kFastTaps; ++k) {
-      w_[k] = scratch->Take(kConvBlock);
-      ToLines(k < kFastTaps ? w.w[k] : w.bias, scale_, width_, w_[k]);
-      sums_[k] = scratch->Take(kConvBlock);
-      std::fill_n(sums_[k], width_, 0.0f);
-    }
-    for (float*& dv : dv_) dv = scratch->Take(kConvBlock);
+        scale_(silu ? -kLog2E : 1.0f),
+        lines_(scratch->Take(kArrays * kConvBlock)) {
+    std::fill_n(lines_, kArrays * width_, 0.0f);
+    for (int k = 0; k < kFastTaps; ++k) Put(w.w[k], scale_, kWeights + k);
+    Put(w.bias, scale_, kWeights + kFastTaps);
   }
 
   int64_t width() const { return width_; }
 
   // dv of the three rows behind those that Rows takes next, and of the three
   // first of those that it took last.
-  void SetDv(int r, const float* dv) {
-    ToLines(dv, 1.0f / scale_, width_, dv_[r]);
+  void SetDv(int r, const float* dv) { Put(dv, 1.0f / scale_, kDv + r); }
+  void GetDv(int r, float* dv) const {
+    const DGroup d;
+    ForGroups(kDv + r, [=](int64_t i, const float* group) HWY_ATTR {
+      const auto v = hn::Mul(hn::Load(d, group), hn::Set(d, scale_));
+      hn::StoreU(v, d, dv + i);
+    });
   }
-  void GetDv(int r, float* dv) const { FromLines(dv_[r], scale_, width_, dv); }
 
   void AddSums(float* const* dw) const {
+    const DGroup d;
     for (int k = 0; k <= kFastTaps; ++k) {
-      AddFromLines(sums_[k], scale_, width_, dw[k]);
+      float* to = dw[k];
+      ForGroups(kSums + k, [=](int64_t i, const float* group) HWY_ATTR {
+        const auto sum = hn::MulAdd(hn::Load(d, group), hn::Set(d, scale_),
+                                    hn::LoadU(d, to + i));
+        hn::StoreU(sum, d, to + i);
+      });
     }
   }
 
@@ -179,6 +150,10 @@ class ConvLines {
   }
 
  private:
+  // The arrays of a line: weights by tap and bias, sums likewise, dv.
+  static constexpr int kWeights = 0, kSums = kFastTaps + 1;
+  static constexpr int kDv = 2 * kSums;
+
   template <bool kSilu>
   HWY_INLINE void Lines(const BFloat16* HWY_RESTRICT x, int64_t x_stride,
                         const BFloat16* HWY_RESTRICT dy, int64_t dy_stride,
@@ -189,27 +164,33 @@ class ConvLines {
     for (int64_t i = 0; i < width_; i += kLineChannels) {
       VF even[kFastRows], odd[kFastRows];
       PrefetchRows(next_x + i, x_stride);
-      HalfLine<0, kSilu>(x + i, x_stride, dy + i, dy_stride, i, even);
+      HalfLine<0, kSilu>(x + i, x_stride, dy + i, dy_stride,
+                         lines_ + i * kArrays, even);
       PrefetchRows(next_dy + i, dy_stride);
-      HalfLine<1, kSilu>(x + i, x_stride, dy + i, dy_stride, i + kLanes, odd);
+      HalfLine<1, kSilu>(x + i, x_stride, dy + i, dy_stride,
+                         lines_ + i * kArrays + kLanes, odd);
       StoreLines(even, odd, dx + i, dx_stride, stream);
     }
   }
 
   template <int kHalf, bool kSilu>
   HWY_INLINE void HalfLine(const BFloat16* x0, int64_t x_stride,
-                           const BFloat16* dy0, int64_t dy_stride, int64_t i,
+                           const BFloat16* dy0, int64_t dy_stride, float* line,
                            VF* dx) const {
     constexpr int kInputs = kFastRows + kFastTaps - 1;
+    const float* weights = line + kWeights * kLineChannels;
+    float* sums = line + kSums * kLineChannels;
+    float* dv = line + kDv * kLineChannels;
     VF x[kInputs], g[kInputs];
     for (int r = 0; r < kInputs; ++r) {
       x[r] = LoadHalfLine<kHalf>(x0 + r * x_stride);
     }
     if constexpr (kSilu) {
       VF u[kFastRows], s[kFastRows];
-      for (int r = 0; r < kFastRows; ++r) u[r] = LoadF(w_[kFastTaps] + i);
+      for (int r = 0; r < kFastRows; ++r)
+        u[r] = LoadF(weights + kFastTaps * kLineChannels);
       for (int k = 0; k < kFastTaps; ++k) {
-        const VF wk = LoadF(w_[k] + i);
+        const VF wk = LoadF(weights + k * kLineChannels);
         for (int r = 0; r < kFastRows; ++r) {
           u[r] = hn::MulAdd(wk, x[r + k], u[r]);
         }
@@ -228,31 +209,50 @@ class ConvLines {
       }
     }
     for (int r = 0; r < kFastTaps - 1; ++r) {
-      g[kFastRows + r] = LoadF(dv_[r] + i);
-      StoreF(g[r], dv_[r] + i);
+      g[kFastRows + r] = LoadF(dv + r * kLineChannels);
+      StoreF(g[r], dv + r * kLineChannels);
     }
-    VF sum = LoadF(sums_[kFastTaps] + i);
+    VF sum = LoadF(sums + kFastTaps * kLineChannels);
     for (int r = 0; r < kFastRows; ++r) sum = hn::Add(sum, g[r]);
-    StoreF(sum, sums_[kFastTaps] + i);
+    StoreF(sum, sums + kFastTaps * kLineChannels);
     for (int k = kFastTaps - 1; k >= 0; --k) {
-      const VF wk = LoadF(w_[k] + i);
-      VF dwk = LoadF(sums_[k] + i);
+      const VF wk = LoadF(weights + k * kLineChannels);
+      VF dwk = LoadF(sums + k * kLineChannels);
       for (int r = 0; r < kFastRows; ++r) {
         const VF user = g[r + kFastTaps - 1 - k];
         dx[r] = k == kFastTaps - 1 ? hn::Mul(wk, user)
                                    : hn::MulAdd(wk, user, dx[r]);
         dwk = hn::MulAdd(g[r], x[r + k], dwk);
       }
-      StoreF(dwk, sums_[k] + i);
+      StoreF(dwk, sums + k * kLineChannels);
     }
+  }
+
+  using DGroup = hn::CappedTag<float, 4>;
+
+  // Calls body(channel, place) for each group of four channels of an array.
+  template <class Body>
+  HWY_INLINE void ForGroups(int array, const Body& body) const {
+    for (int64_t i = 0; i < width_; i += kLineChannels) {
+      float* line = lines_ + i * kArrays + array * kLineChannels;
+      for (int64_t j = 0; j < kLineChannels / 4; ++j) {
+        body(i + j * 4, line + j % 2 * kLanes + j / 2 * 4);
+      }
+    }
+  }
+
+  HWY_INLINE void Put(const float* from, float scale, int array) {
+    const DGroup d;
+    ForGroups(array, [=](int64_t i, float* group) HWY_ATTR {
+      hn::Store(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, scale)), d, group);
+    });
   }
 
   const int64_t width_;
   const bool silu_;
   const float scale_;
-  float* w_[kFastTaps + 1];  // By tap, then the bias.
-  float* sums_[kFastTaps + 1];
-  float* dv_[kFastTaps - 1];
+  // [lines][kArrays][kLineChannels], so that one pointer reaches all of a line.
+  float* const lines_;
 };
 
 #else
