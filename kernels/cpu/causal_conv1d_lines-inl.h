@@ -45,11 +45,11 @@ HWY_INLINE __m512i RoundLine(VF even, VF odd) {
   return _mm512_permutexvar_epi64(order, line);
 }
 
-// Rows of a line.
+// The rows of a line. `stream`: past the caches, where hardware rounds.
 HWY_INLINE void StoreLines(const VF (&even)[kFastRows],
                            const VF (&odd)[kFastRows], BFloat16* p,
                            int64_t stride, bool stream) {
-  if (HWY_LIKELY(stream && cpu_rounds_to_bf16)) {
+  if (HWY_LIKELY(stream)) {
     for (int r = 0; r < kFastRows; ++r) {
       _mm512_stream_si512(reinterpret_cast<__m512i*>(p + r * stride),
                           RoundLine<true>(even[r], odd[r]));
@@ -142,6 +142,7 @@ class ConvLines {
                        const BFloat16* HWY_RESTRICT dy, int64_t dy_stride,
                        BFloat16* HWY_RESTRICT dx, int64_t dx_stride,
                        int64_t back, bool stream) const {
+    stream = stream && cpu_rounds_to_bf16;
     if (silu_) {
       Lines<true>(x, x_stride, dy, dy_stride, dx, dx_stride, back, stream);
     } else {
