@@ -1,6 +1,6 @@
-// The convolution's backward pass in whole lines of bf16, with the fewest
-// with the fewest operations that AVX-512 needs: there two ports compute, and
-// their operations, not memory, decide.
+// The convolution's backward pass in whole lines of bf16, in as few operations
+// as AVX-512 allows: two ports compute, and their operations, not memory,
+// decide.
 
 #if defined(CARRY_KERNELS_CPU_CAUSAL_CONV1D_LINES_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
@@ -64,7 +64,8 @@ HWY_INLINE void StoreLines(const VF (&even)[kFastRows],
 // s := 1 / (1 + 2^u) to 1e-6, no less than 2^-60, where u := min(u, 60).
 //
 // 2^u is a polynomial of degree 4, right to 2.6e-6 of itself, of which s sees
-// at most a quarter. Two vectors share a reciprocal, that of their product.
+// at most a quarter. Two vectors share a reciprocal, that of their product: a
+// NaN in one is one in both.
 template <int kN>
 HWY_INLINE void SigmoidOfPairs(VF (&u)[kN], VF (&s)[kN]) {
   static_assert(kN % 2 == 0);
