@@ -102,7 +102,7 @@ class ConvBackward {
 
  private:
   static constexpr bool kLined = kTaps == kFastTaps && kInLines<TX, TY>;
-  using Lines = std::conditional_t<kLined, ConvLines, NoConvLines>;
+  using Lines = std::conditional_t<kLined, BackwardLines, NoConvLines>;
 
   float* Dv(int64_t t) const { return ring_ + t % taps_ * kConvBlock; }
 

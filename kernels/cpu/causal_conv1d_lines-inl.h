@@ -1,4 +1,4 @@
-// The convolution's backward pass in whole lines of bf16, in as few operations
+// The convolution's passes in whole lines of bf16, in as few operations
 // as AVX-512 allows: two ports compute, and their operations, not memory,
 // decide.
 
@@ -45,9 +45,10 @@ HWY_INLINE __m512i RoundLine(VF even, VF odd) {
   return _mm512_permutexvar_epi64(order, line);
 }
 
-// The rows of a line. `stream`: past the caches, where hardware rounds.
-HWY_INLINE void StoreLines(const VF (&even)[kFastRows],
-                           const VF (&odd)[kFastRows], BFloat16* p,
+using DGroup = hn::CappedTag<float, 4>;
+
+// kFastRows rows of a line. `stream`: past the caches, where hardware rounds.
+HWY_INLINE void StoreLines(const VF* even, const VF* odd, BFloat16* p,
                            int64_t stride, bool stream) {
   if (HWY_LIKELY(stream)) {
     for (int r = 0; r < kFastRows; ++r) {
@@ -93,33 +94,149 @@ HWY_INLINE void SigmoidOfPairs(VF (&u)[kN], VF (&s)[kN]) {
   }
 }
 
-// What the rows of one block of channels share, for width / 32 * 32 of them.
+// Arrays over the whole lines of one block of channels, in the order of their
+// vectors, as [lines][kArrays][kLineChannels]: one pointer reaches all of a
+// line.
+template <int kArrays>
+class LineArrays {
+ public:
+  LineArrays(int64_t width, Scratch* scratch)
+      : width_(width / kLineChannels * kLineChannels),
+        lines_(scratch->Take(kArrays * kConvBlock)) {
+    std::fill_n(lines_, kArrays * width_, 0.0f);
+  }
+
+  int64_t width() const { return width_; }
+  float* line(int64_t channel) const { return lines_ + channel * kArrays; }
+
+  // Calls body(channel, place) for each group of four channels of an array.
+  template <class Body>
+  HWY_INLINE void ForGroups(int array, const Body& body) const {
+    for (int64_t i = 0; i < width_; i += kLineChannels) {
+      float* place = line(i) + array * kLineChannels;
+      for (int64_t j = 0; j < kLineChannels / 4; ++j) {
+        body(i + j * 4, place + j % 2 * kLanes + j / 2 * 4);
+      }
+    }
+  }
+
+  HWY_INLINE void Put(const float* from, float scale, int array) {
+    const DGroup d;
+    ForGroups(array, [=](int64_t i, float* group) HWY_ATTR {
+      hn::Store(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, scale)), d, group);
+    });
+  }
+
+  // Weights by tap, then the bias, as the first arrays.
+  void PutWeights(const ConvWeights& w, float scale) {
+    for (int k = 0; k < kFastTaps; ++k) Put(w.w[k], scale, k);
+    Put(w.bias, scale, kFastTaps);
+  }
+
+ private:
+  const int64_t width_;
+  float* const lines_;
+};
+
+constexpr int kLineInputs = kFastRows + kFastTaps - 1;
+
+// The convolution of half a line of kFastRows rows; x of the row K - 1 before.
+template <int kHalf>
+HWY_INLINE void ConvolveHalfLine(const BFloat16* x0, int64_t stride,
+                                 const float* weights, VF (&x)[kLineInputs],
+                                 VF* v) {
+  for (int r = 0; r < kLineInputs; ++r) {
+    x[r] = LoadHalfLine<kHalf>(x0 + r * stride);
+  }
+  for (int r = 0; r < kFastRows; ++r) {
+    v[r] = LoadF(weights + kFastTaps * kLineChannels);
+  }
+  for (int k = 0; k < kFastTaps; ++k) {
+    const VF wk = LoadF(weights + k * kLineChannels);
+    for (int r = 0; r < kFastRows; ++r) v[r] = hn::MulAdd(wk, x[r + k], v[r]);
+  }
+}
+
+// u := silu(v) to 2e-4, where u = -log2(e) v. What is one over 1 + 2^u is in
+// fact one over -log2(e) times that, which takes u back to v.
+template <int kN>
+HWY_INLINE void SiluOfExponents(VF (&u)[kN]) {
+  VF f[kN], p[kN];
+  for (int j = 0; j < kN; ++j) f[j] = VF{_mm512_reduce_ps(u[j].raw, 0x09)};
+  for (int j = 0; j < kN; ++j) {
+    p[j] =
+        hn::MulAdd(Set(-kLog2E * 0.0782613f), f[j], Set(-kLog2E * 0.2263117f));
+  }
+  for (float c : {-kLog2E * 0.6954270f, -kLog2E}) {
+    for (int j = 0; j < kN; ++j) p[j] = hn::MulAdd(p[j], f[j], Set(c));
+  }
+  for (int j = 0; j < kN; ++j) p[j] = VF{_mm512_scalef_ps(p[j].raw, u[j].raw)};
+  for (int j = 0; j < kN; ++j) {
+    // Infinity gives 0.
+    const VF sum = hn::Add(Set(-kLog2E), p[j]);
+    u[j] = hn::Mul(u[j], VF{_mm512_rcp14_ps(sum.raw)});
+  }
+}
+
+// The forward pass of one block of channels, for width / 32 * 32 of them.
+class ForwardLines {
+ public:
+  static constexpr int kArrays = kFastTaps + 1;
+
+  ForwardLines(const ConvWeights& w, int64_t width, bool silu, Scratch* scratch)
+      : silu_(silu), arrays_(width, scratch) {
+    arrays_.PutWeights(w, silu ? -kLog2E : 1.0f);
+  }
+
+  int64_t width() const { return arrays_.width(); }
+
+  // kFastRows rows. x is of the row K - 1 before; `next` is fetched.
+  HWY_INLINE void Rows(const BFloat16* HWY_RESTRICT x, const BFloat16* next,
+                       int64_t x_stride, BFloat16* HWY_RESTRICT y,
+                       int64_t y_stride, bool stream) const {
+    stream = stream && cpu_rounds_to_bf16;
+    for (int64_t i = 0; i < width(); i += kLineChannels) {
+      const float* weights = arrays_.line(i);
+      VF inputs[kLineInputs], v[2 * kFastRows];
+      PrefetchRows(next + i, x_stride);
+      ConvolveHalfLine<0>(x + i, x_stride, weights, inputs, v);
+      ConvolveHalfLine<1>(x + i, x_stride, weights + kLanes, inputs,
+                          v + kFastRows);
+      if (silu_) SiluOfExponents(v);
+      StoreLines(v, v + kFastRows, y + i, y_stride, stream);
+    }
+  }
+
+ private:
+  const bool silu_;
+  LineArrays<kArrays> arrays_;
+};
+
+// The backward pass of one block of channels, for width / 32 * 32 of them.
 //
 // With silu the weights here are -log2(e) times what they are, which makes the
 // convolution the exponent that the sigmoid needs, and dv and the sums are
 // divided by that. Their products are dx all the same.
-class ConvLines {
+class BackwardLines {
  public:
   static constexpr int kArrays = 2 * (kFastTaps + 1) + kFastTaps - 1;
 
-  ConvLines(const ConvWeights& w, int64_t width, bool silu, Scratch* scratch)
-      : width_(width / kLineChannels * kLineChannels),
-        silu_(silu),
-        scale_(silu ? -kLog2E : 1.0f),
-        lines_(scratch->Take(kArrays * kConvBlock)) {
-    std::fill_n(lines_, kArrays * width_, 0.0f);
-    for (int k = 0; k < kFastTaps; ++k) Put(w.w[k], scale_, kWeights + k);
-    Put(w.bias, scale_, kWeights + kFastTaps);
+  BackwardLines(const ConvWeights& w, int64_t width, bool silu,
+                Scratch* scratch)
+      : silu_(silu), scale_(silu ? -kLog2E : 1.0f), arrays_(width, scratch) {
+    arrays_.PutWeights(w, scale_);
   }
 
-  int64_t width() const { return width_; }
+  int64_t width() const { return arrays_.width(); }
 
   // dv of the three rows behind those that Rows takes next, and of the three
   // first of those that it took last.
-  void SetDv(int r, const float* dv) { Put(dv, 1.0f / scale_, kDv + r); }
+  void SetDv(int r, const float* dv) {
+    arrays_.Put(dv, 1.0f / scale_, kDv + r);
+  }
   void GetDv(int r, float* dv) const {
     const DGroup d;
-    ForGroups(kDv + r, [=](int64_t i, const float* group) HWY_ATTR {
+    arrays_.ForGroups(kDv + r, [=](int64_t i, const float* group) HWY_ATTR {
       const auto v = hn::Mul(hn::Load(d, group), hn::Set(d, scale_));
       hn::StoreU(v, d, dv + i);
     });
@@ -129,7 +246,7 @@ class ConvLines {
     const DGroup d;
     for (int k = 0; k <= kFastTaps; ++k) {
       float* to = dw[k];
-      ForGroups(kSums + k, [=](int64_t i, const float* group) HWY_ATTR {
+      arrays_.ForGroups(kSums + k, [=](int64_t i, const float* group) HWY_ATTR {
         const auto sum = hn::MulAdd(hn::Load(d, group), hn::Set(d, scale_),
                                     hn::LoadU(d, to + i));
         hn::StoreU(sum, d, to + i);
@@ -153,7 +270,7 @@ class ConvLines {
 
  private:
   // The arrays of a line: weights by tap and bias, sums likewise, dv.
-  static constexpr int kWeights = 0, kSums = kFastTaps + 1;
+  static constexpr int kSums = kFastTaps + 1;
   static constexpr int kDv = 2 * kSums;
 
   template <bool kSilu>
@@ -163,14 +280,14 @@ class ConvLines {
                         int64_t back, bool stream) const {
     const BFloat16* next_x = x - back * x_stride;
     const BFloat16* next_dy = dy - back * dy_stride;
-    for (int64_t i = 0; i < width_; i += kLineChannels) {
+    for (int64_t i = 0; i < width(); i += kLineChannels) {
+      float* line = arrays_.line(i);
       VF even[kFastRows], odd[kFastRows];
       PrefetchRows(next_x + i, x_stride);
-      HalfLine<0, kSilu>(x + i, x_stride, dy + i, dy_stride,
-                         lines_ + i * kArrays, even);
+      HalfLine<0, kSilu>(x + i, x_stride, dy + i, dy_stride, line, even);
       PrefetchRows(next_dy + i, dy_stride);
-      HalfLine<1, kSilu>(x + i, x_stride, dy + i, dy_stride,
-                         lines_ + i * kArrays + kLanes, odd);
+      HalfLine<1, kSilu>(x + i, x_stride, dy + i, dy_stride, line + kLanes,
+                         odd);
       StoreLines(even, odd, dx + i, dx_stride, stream);
     }
   }
@@ -179,24 +296,12 @@ class ConvLines {
   HWY_INLINE void HalfLine(const BFloat16* x0, int64_t x_stride,
                            const BFloat16* dy0, int64_t dy_stride, float* line,
                            VF* dx) const {
-    constexpr int kInputs = kFastRows + kFastTaps - 1;
-    const float* weights = line + kWeights * kLineChannels;
     float* sums = line + kSums * kLineChannels;
     float* dv = line + kDv * kLineChannels;
-    VF x[kInputs], g[kInputs];
-    for (int r = 0; r < kInputs; ++r) {
-      x[r] = LoadHalfLine<kHalf>(x0 + r * x_stride);
-    }
+    VF x[kLineInputs], g[kLineInputs], u[kFastRows];
+    ConvolveHalfLine<kHalf>(x0, x_stride, line, x, u);
     if constexpr (kSilu) {
-      VF u[kFastRows], s[kFastRows];
-      for (int r = 0; r < kFastRows; ++r)
-        u[r] = LoadF(weights + kFastTaps * kLineChannels);
-      for (int k = 0; k < kFastTaps; ++k) {
-        const VF wk = LoadF(weights + k * kLineChannels);
-        for (int r = 0; r < kFastRows; ++r) {
-          u[r] = hn::MulAdd(wk, x[r + k], u[r]);
-        }
-      }
+      VF s[kFastRows];
       SigmoidOfPairs(u, s);
       // dy silu'(v) c = dy s (c^2 u (1 - s) + c), as v = c u.
       constexpr float c = -kLn2;
@@ -218,7 +323,7 @@ class ConvLines {
     for (int r = 0; r < kFastRows; ++r) sum = hn::Add(sum, g[r]);
     StoreF(sum, sums + kFastTaps * kLineChannels);
     for (int k = kFastTaps - 1; k >= 0; --k) {
-      const VF wk = LoadF(weights + k * kLineChannels);
+      const VF wk = LoadF(line + k * kLineChannels);
       VF dwk = LoadF(sums + k * kLineChannels);
       for (int r = 0; r < kFastRows; ++r) {
         const VF user = g[r + kFastTaps - 1 - k];
@@ -230,36 +335,15 @@ class ConvLines {
     }
   }
 
-  using DGroup = hn::CappedTag<float, 4>;
-
-  // Calls body(channel, place) for each group of four channels of an array.
-  template <class Body>
-  HWY_INLINE void ForGroups(int array, const Body& body) const {
-    for (int64_t i = 0; i < width_; i += kLineChannels) {
-      float* line = lines_ + i * kArrays + array * kLineChannels;
-      for (int64_t j = 0; j < kLineChannels / 4; ++j) {
-        body(i + j * 4, line + j % 2 * kLanes + j / 2 * 4);
-      }
-    }
-  }
-
-  HWY_INLINE void Put(const float* from, float scale, int array) {
-    const DGroup d;
-    ForGroups(array, [=](int64_t i, float* group) HWY_ATTR {
-      hn::Store(hn::Mul(hn::LoadU(d, from + i), hn::Set(d, scale)), d, group);
-    });
-  }
-
-  const int64_t width_;
   const bool silu_;
   const float scale_;
-  // [lines][kArrays][kLineChannels], so that one pointer reaches all of a line.
-  float* const lines_;
+  LineArrays<kArrays> arrays_;
 };
 
 #else
 
-struct ConvLines {};
+struct ForwardLines {};
+struct BackwardLines {};
 
 #endif  // HWY_TARGET <= HWY_AVX3
 
