@@ -19,6 +19,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/causal_conv1d-inl.h"
+#include "kernels/cpu/causal_conv1d_lines-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace carry {
@@ -52,10 +53,11 @@ HWY_INLINE void Silu(VF (&v)[kN]) {
 }
 
 // Rows [row, row + kFastRows) of the matrices. `ahead`: further rows of x.
-template <class TX, class TY>
+template <class TX, class TY, class Lines>
 HWY_INLINE void ForwardRows(const CausalConv1dArgs& args, const MatView& y,
                             const ConvTask& task, int64_t row,
-                            const ConvWeights& w, bool stream, bool ahead) {
+                            const ConvWeights& w, const Lines& lines,
+                            bool stream, bool ahead) {
   const int64_t stride = args.x.stride, y_stride = y.stride;
   const TX* HWY_RESTRICT x0 =
       RowPointer<TX>(args.x, row - kFastTaps + 1, task.c0);
@@ -71,6 +73,10 @@ HWY_INLINE void ForwardRows(const CausalConv1dArgs& args, const MatView& y,
   };
   constexpr int kJoined = kLineVectors<TY>;
   int64_t i = 0;
+  if constexpr (kInLines<TX, TY>) {
+    lines.Rows(x0, next, stride, y0, y_stride, stream);
+    i = lines.width();
+  }
   if (stream) {
     for (; i + kJoined * kLanes <= task.width; i += kJoined * kLanes) {
       PrefetchRows(next + i, stride);
@@ -101,10 +107,14 @@ HWY_INLINE void ForwardRows(const CausalConv1dArgs& args, const MatView& y,
 template <int kTaps, class TX, class TY>
 void ForwardTask(const CausalConv1dArgs& args,
                  const CausalConv1dForwardOut& out, const ConvTask& task) {
+  using Lines = std::conditional_t<kTaps == kFastTaps && kInLines<TX, TY>,
+                                   ForwardLines, NoConvLines>;
   const int64_t taps = args.taps;
-  Scratch scratch(ScratchSlot::kWorker,
-                  ConvWeights::Size(taps) + taps * kConvBlock);
+  Scratch scratch(
+      ScratchSlot::kWorker,
+      ConvWeights::Size(taps) + (taps + Lines::kArrays) * kConvBlock);
   const ConvWeights w(args, task.c0, task.width, &scratch);
+  const Lines lines(w, task.width, args.silu, &scratch);
   float* copies = scratch.Take(taps * kConvBlock);
   const bool stream =
       ShouldStream<TY>(out.y) && CanStreamLines<kLineVectors<TY>>(out.y);
@@ -114,7 +124,7 @@ void ForwardTask(const CausalConv1dArgs& args,
       const int64_t end = t + kFastRows;
       if (end <= task.t1 && ConvIsPlain(args, task.b, t, end)) {
         const bool ahead = end + kFastRows <= task.t1;
-        ForwardRows<TX, TY>(args, out.y, task, row, w, stream, ahead);
+        ForwardRows<TX, TY>(args, out.y, task, row, w, lines, stream, ahead);
         t = end - 1;
         continue;
       }

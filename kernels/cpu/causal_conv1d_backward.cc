@@ -14,6 +14,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/causal_conv1d-inl.h"
+#include "kernels/cpu/causal_conv1d_lines-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace carry {
@@ -57,9 +58,12 @@ class ConvBackward {
         task_(task),
         taps_(args.taps),
         scratch_(ScratchSlot::kWorker,
-                 ConvWeights::Size(taps_) + (3 * taps_ + 3) * kConvBlock),
+                 ConvWeights::Size(taps_) +
+                     (3 * taps_ + 3 + Lines::kArrays) * kConvBlock),
         w_(args, task.c0, task.width, &scratch_),
-        stream_(ShouldStream<TX>(grad.dx)) {
+        lines_(w_, task.width, args.silu, &scratch_),
+        stream_(ShouldStream<TX>(grad.dx) &&
+                CanStreamLines<kLineVectors<TX>>(grad.dx)) {
     ring_ = scratch_.Take(taps_ * kConvBlock);
     copies_ = scratch_.Take(taps_ * kConvBlock);
     dx_ = scratch_.Take(kConvBlock);
@@ -80,20 +84,26 @@ class ConvBackward {
         const int64_t begin = t - kFastRows + 1;
         if (t < task_.t1 && begin >= task_.t0 && t + kFastTaps <= args_.time &&
             ConvIsPlain(args_, task_.b, begin, t + kFastTaps)) {
-          Rows(begin, begin - kFastRows >= task_.t0 + kFastTaps);
+          Rows(begin);
           t = begin;
           continue;
         }
+        LeaveLines(t + 1);
       }
       Row(t, t < task_.t1 ? real : ignored);
       if (t < task_.t1) InputGradient(t);
     }
+    LeaveLines(task_.t0);
+    if constexpr (kLined) lines_.AddSums(dw_);
     hwy::FlushStream();
     if (task_.t0 != 0 || grad_.dcarry_in == nullptr) return;
     for (int64_t t = -1; t > -taps_; --t) CarryGradient(t);
   }
 
  private:
+  static constexpr bool kLined = kTaps == kFastTaps && kInLines<TX, TY>;
+  using Lines = std::conditional_t<kLined, BackwardLines, NoConvLines>;
+
   float* Dv(int64_t t) const { return ring_ + t % taps_ * kConvBlock; }
 
   HWY_INLINE void Row(int64_t t, float* const* dw) {
@@ -114,12 +124,52 @@ class ConvBackward {
     }
   }
 
-  // Rows [t, t + kFastRows) at once: dv, dx and the sums. `ahead`: rows before.
-  HWY_INLINE void Rows(int64_t t, bool ahead) {
+  // Whether `rows` more rows lie before row t, to be fetched.
+  bool Ahead(int64_t t, int64_t rows) const {
+    return t - rows >= task_.t0 + kFastTaps;
+  }
+
+  // Rows [t, t + kFastRows) at once: dv, dx and the sums.
+  HWY_INLINE void Rows(int64_t t) {
+    if constexpr (kLined) {
+      RowsInLines(t);
+      if (lines_.width() < task_.width) RowsFrom(t, lines_.width());
+    } else {
+      RowsFrom(t, 0);
+    }
+  }
+
+  HWY_INLINE void RowsInLines(int64_t t) {
+    if (!dv_in_lines_) {
+      for (int r = 0; r < kFastTaps - 1; ++r) {
+        lines_.SetDv(r, Dv(t + kFastRows + r));
+      }
+      dv_in_lines_ = true;
+    }
+    const int64_t row = task_.b * args_.time + t;
+    const int64_t back = 2 * kFastRows;
+    lines_.Rows(RowPointer<TX>(args_.x, row - kFastTaps + 1, task_.c0),
+                args_.x.stride, RowPointer<TY>(grad_.dy, row, task_.c0),
+                grad_.dy.stride, RowPointer<TX>(grad_.dx, row, task_.c0),
+                grad_.dx.stride, Ahead(t, back) ? back : 0, stream_);
+  }
+
+  // Puts dv of the rows from t back where rows one by one look for it.
+  HWY_INLINE void LeaveLines(int64_t t) {
+    if constexpr (kLined) {
+      if (!dv_in_lines_) return;
+      for (int r = 0; r < kFastTaps - 1; ++r) lines_.GetDv(r, Dv(t + r));
+      dv_in_lines_ = false;
+    }
+  }
+
+  // The same for the channels from c.
+  HWY_INLINE void RowsFrom(int64_t t, int64_t c) {
     constexpr int kInputs = kFastRows + kFastTaps - 1;
     const int64_t row = task_.b * args_.time + t;
     const int64_t stride = args_.x.stride, dy_stride = grad_.dy.stride;
-    const int64_t dx_stride = grad_.dx.stride, back = ahead ? kFastRows : 0;
+    const int64_t dx_stride = grad_.dx.stride,
+                  back = Ahead(t, kFastRows) ? kFastRows : 0;
     const TX* HWY_RESTRICT x0 =
         RowPointer<TX>(args_.x, row - kFastTaps + 1, task_.c0);
     const TY* HWY_RESTRICT dy0 = RowPointer<TY>(grad_.dy, row, task_.c0);
@@ -128,7 +178,8 @@ class ConvBackward {
     for (int r = 0; r < kInputs; ++r) ring[r] = Dv(t + r);
     float* const* dw = dw_;
     const bool silu = args_.silu, stream = stream_;
-    ForLanes(task_.width, [&](int64_t i, auto lanes) HWY_ATTR {
+    ForLanes(task_.width - c, [&](int64_t from_c, auto lanes) HWY_ATTR {
+      const int64_t i = c + from_c;
       VF x[kInputs], v[kFastRows], g[kInputs];
       for (int r = 0; r < kInputs; ++r) {
         x[r] = LoadF(x0 + r * stride + i, lanes);
@@ -252,7 +303,9 @@ class ConvBackward {
   const int64_t taps_;
   Scratch scratch_;
   const ConvWeights w_;
+  Lines lines_;
   const bool stream_;
+  bool dv_in_lines_ = false;
   float* ring_;    // [K][kConvBlock]: dv of row t at t % K
   float* copies_;  // [K][kConvBlock]
   float* dx_;      // [kConvBlock]: what dx starts from

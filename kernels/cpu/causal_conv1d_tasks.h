@@ -18,9 +18,9 @@ constexpr int64_t kConvBlock = 512;
 // loads 7 rows for 16 products, and four chains of silu side by side.
 constexpr int kFastTaps = 4;
 constexpr int kFastRows = 4;
-// Most and fewest rows of a task. Each task reads K - 1 rows of its neighbour;
-// backward it also computes them.
-constexpr int64_t kMaxConvRows = 256;
+// Most bytes of x and fewest rows of a task. Each task reads K - 1 rows of its
+// neighbour; backward it also computes them.
+constexpr int64_t kMaxConvBytes = 512 << 10;
 constexpr int64_t kMinConvRows = 32;
 
 struct ConvTask {
@@ -84,7 +84,9 @@ inline void CopyTaps(const CausalConv1dArgs& args, const ConvTask& task,
 // [B][time chunks][channel blocks] as one range of tasks.
 struct ConvTasks {
   explicit ConvTasks(const CausalConv1dArgs& args)
-      : args(args), blocks((args.channels + kConvBlock - 1) / kConvBlock) {
+      : args(args),
+        blocks((args.channels + kConvBlock - 1) / kConvBlock),
+        rows(kMaxConvBytes / (kConvBlock * SizeOf(args.x.dtype))) {
     while (rows > kMinConvRows && size() < 4 * NumThreads()) rows /= 2;
   }
 
@@ -100,7 +102,7 @@ struct ConvTasks {
 
   const CausalConv1dArgs& args;
   const int64_t blocks;
-  int64_t rows = kMaxConvRows;
+  int64_t rows;  // Of a task.
 };
 
 inline void CheckConv(const CausalConv1dArgs& args) {

@@ -42,6 +42,8 @@ inline const Case kCases[] = {
     {"NoBias", 1, 33, 20, 4, {}, true, true, false},
     {"Strided", 2, 35, 130, 4, {7}, true, true, true, kF32, kF32, 3},
     {"Bf16", 2, 35, 130, 4, {7}, true, true, true, kBF16, kBF16, 1},
+    {"NoSiluBf16", 1, 70, 70, 4, {9, 41}, false, true, true, kBF16, kBF16, 2},
+    {"NoBiasBf16", 1, 40, 64, 4, {}, true, false, false, kBF16, kBF16},
     {"Bf16ToFloat", 1, 35, 33, 3, {7}, true, true, true, kBF16, kF32},
     {"FloatToBf16", 1, 35, 33, 4, {7}, true, true, true, kF32, kBF16},
     // 4 MB: written past the caches.

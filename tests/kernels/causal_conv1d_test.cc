@@ -62,6 +62,33 @@ TEST_P(CausalConv1dTest, BackwardIsTheOracles) {
 INSTANTIATE_TEST_SUITE_P(Table, CausalConv1dTest, ::testing::ValuesIn(kCases),
                          [](const auto& info) { return info.param.name; });
 
+// Exponentials to far outside of fp32's range, on both sides.
+TEST(CausalConv1d, SaturatedOutputsAndGradientsAreTheOracles) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const Case c = {"", 1, 60, 40, 4, {}, true, true, true, dtype, dtype};
+    ConvInputs in = MakeInputs(c);
+    for (size_t e = 0; e < in.bias.size(); ++e) {
+      in.bias[e] = (e % 2 == 0 ? -20.0 : 20.0) * (1.0 + e);
+    }
+    const OutputGradients g(in, c);
+    const ConvOutputs out = reference::ConvForward(in);
+    const ConvGradients want = reference::ConvBackward(in, g.y, g.carry);
+    testing::ForEachTarget([&] {
+      KernelInputs k(in, c);
+      Matrix y(k.rows, c.channels, c.y);
+      CausalConv1dForward(k.args, {y.view(), nullptr});
+      ExpectClose("y", y.values(), out.y, WithRounding(1e-6, c.y));
+      Matrix dy(g.y, k.rows, c.channels, c.y);
+      const std::vector<float> dcarry_out = Floats(g.carry);
+      Gradients to(c);
+      CausalConv1dBackward(
+          k.args, {dy.view(), dcarry_out.data(), to.dx.view(),
+                   to.dweight.data(), to.dbias.data(), to.dcarry_in.data()});
+      to.Expect(c, want);
+    });
+  }
+}
+
 TEST(CausalConv1dOracle, GradientIsTheFiniteDifference) {
   for (int64_t time : {2, 9}) {
     const Case c = {"", 2, time, 3, 4, {1, 3}};
