@@ -35,14 +35,14 @@ struct TileProduct {
   int64_t a_stride = 0, b_stride = 0;  // bytes from step to step
   int64_t steps = 0;
   bool clear = false;  // c is overwritten instead
-  float* c[kMost][kMost];
-  int64_t stride[kMost][kMost];  // bytes between rows of c
+  float* c[kMost][kMost] = {};
+  int64_t stride[kMost][kMost] = {};  // bytes between rows of c
 
-  // What comes next, `lines` lines of 16 rows for each of `fetches`, is fetched
-  // into L2 meanwhile, a row a step.
+  // Meanwhile, one row a step, `lines` lines of each of 16 rows from each of
+  // fetch[0] to fetch[fetches - 1] come into L2: the next product's c.
   int64_t fetches = 0, lines = 0;
-  const char* fetch[kMost];
-  int64_t fetch_stride[kMost];
+  const char* fetch[kMost] = {};
+  int64_t fetch_stride[kMost] = {};
 };
 void MultiplyTiles(int64_t rows, int64_t columns, const TileProduct& product);
 

@@ -57,7 +57,7 @@ void WriteTransposed(const MatView& ct, Write write, const MatView& c) {
 
 }  // namespace
 
-bool TakesChunks(const MatMulArgs& args) {
+bool TakesGradient(const MatMulArgs& args) {
   if (!args.transpose_a || args.transpose_b || args.bias != nullptr ||
       args.c.dtype != DType::kF32) {
     return false;

@@ -1,15 +1,14 @@
-// Neither operand comes as the tiles want it, tokens in pairs and those of dy
-// side by side. Both are packed once a block: one operand's columns into a
-// block that stays in L2, the other's into panels that go past it. The next
-// panel is packed piece by piece between the products of this one, and what it
-// is packed from, and the next tiles of C, come from memory while products run.
+// Neither operand comes as the tiles want it: b in pairs of tokens, a in pairs
+// of tokens and transposed. Both are packed in the L2 cache, the smaller one as
+// a whole, the other in blocks of columns, for so many tokens at once that C
+// passes through memory once or twice. Nothing is fetched for the packing: the
+// CPU's own prefetchers follow whole rows better.
 
 #include "kernels/cpu/matmul_gradient_amx.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/check.h"
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/parallel_for.h"
@@ -218,7 +217,7 @@ void Pack(const Block& block, int64_t tokens, void (*pack)(const Piece&)) {
       }
       return tile;
     };
-    Piece piece;
+    Piece piece = {};
     piece.from = block.data + step * kTileTokens * block.stride;
     piece.stride = block.stride;
     piece.tokens = std::min(kTileTokens, tokens - step * kTileTokens);
@@ -309,7 +308,7 @@ class Products {
     const int64_t rows = a_.TilesOf(a), columns = b_.TilesOf(b);
     product_.a = a_.Batch(a);
     product_.b = b_.Batch(b);
-    Edge edges[TileProduct::kMost * TileProduct::kMost];
+    Edge edges[6];
     int count = 0;
     for (int64_t i = 0; i < rows; ++i) {
       const TileRange range = RowsOf(c_.rows, a * a_.batch + i);
@@ -338,14 +337,14 @@ class Products {
   const Block a_, b_;
   const MatView c_;
   TileProduct product_;
-  alignas(64) float edge_tiles_[6][kTileRows * kTileRows];
+  alignas(64) float edge_tiles_[6][kTileRows * kTileRows] = {};
 };
 
 // One thread's part of C over one slice of tokens.
 void MultiplySlice(const ConstMatView& dy, const ConstMatView& x,
                    const MatView& c, bool clear) {
   const Packers packers = HWY_DYNAMIC_DISPATCH(GetPackers)();
-  // 3 x 2 tiles of C in registers, or 2 x 3.
+  // 3 x 2 tiles of C in registers, or 2 x 3: 5 tiles to read for 6 products.
   const int64_t a_tiles = DivideUp(c.rows, kTileRows);
   const int64_t b_tiles = DivideUp(c.cols, kTileRows);
   const bool wide = b_tiles == 3 || a_tiles <= 2 || a_tiles == 4;
