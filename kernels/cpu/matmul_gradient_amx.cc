@@ -8,161 +8,15 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
+#include "kernels/cpu/amx_pack.h"
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/parallel_for.h"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/matmul_gradient_amx.cc"
-#include "hwy/foreach_target.h"  // IWYU pragma: keep
-#include "hwy/highway.h"
-#include "kernels/cpu/transpose-inl.h"
-
-#ifndef CARRY_KERNELS_CPU_MATMUL_GRADIENT_AMX_CC_
-#define CARRY_KERNELS_CPU_MATMUL_GRADIENT_AMX_CC_
 namespace carry {
 namespace {
-
-// 32 tokens of up to 32 columns, `stride` bytes apart. The first 16 columns of
-// fewer than 17 make one tile, else there are two.
-struct Piece {
-  const char* from;
-  int64_t stride;
-  int64_t tokens, columns;
-  char* tiles[2];
-};
-
-struct Packers {
-  // As a: rows are columns of dy, the even ones in tile 0 and the odd ones in
-  // tile 1 (in order if there is one tile only).
-  void (*a)(const Piece& piece) = nullptr;
-  // As b: rows are pairs of tokens.
-  void (*b)(const Piece& piece) = nullptr;
-};
-
-}  // namespace
-}  // namespace carry
-#endif
-
-HWY_BEFORE_NAMESPACE();
-namespace carry {
-namespace HWY_NAMESPACE {
-namespace {
-
-#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86_64
-
-// Rows of 32 tokens; zeros where a piece has none.
-template <bool kWhole>
-HWY_INLINE __m512i LoadRow(const Piece& p, const char* from, int64_t stride,
-                           int64_t token) {
-  const char* at = from + token * stride;
-  if (kWhole) return _mm512_loadu_si512(at);
-  if (token >= p.tokens) return _mm512_setzero_si512();
-  const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << p.columns) - 1);
-  return _mm512_maskz_loadu_epi16(mask, at);
-}
-
-// The pairs of two tokens' first 16 columns.
-HWY_INLINE __m512i PairHalf(__m512i first, __m512i second) {
-  const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(first));
-  const __m512i high = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(second));
-  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-
-HWY_INLINE void StoreTransposed(__m512 (&rows)[16], char* HWY_RESTRICT tile) {
-  Transpose16(rows);
-  for (int64_t i = 0; i < kTileRows; ++i) {
-    _mm512_store_ps(tile + i * 64, rows[i]);
-  }
-}
-
-template <bool kWhole>
-void PackAOf(const Piece& p) {
-  constexpr __mmask32 kHigh = 0xaaaaaaaa;
-  const char* from = p.from;
-  const int64_t stride = p.stride;
-  char* tile0 = p.tiles[0];
-  char* tile1 = p.tiles[1];
-  __m512 rows[16];
-  if (!kWhole && p.columns <= 16) {
-    for (int64_t i = 0; i < 16; ++i) {
-      rows[i] = _mm512_castsi512_ps(
-          PairHalf(LoadRow<kWhole>(p, from, stride, 2 * i),
-                   LoadRow<kWhole>(p, from, stride, 2 * i + 1)));
-    }
-    return StoreTransposed(rows, tile0);
-  }
-  HWY_UNROLL(16)
-  for (int64_t i = 0; i < 16; ++i) {
-    const __m512i first = LoadRow<kWhole>(p, from, stride, 2 * i);
-    const __m512i second = LoadRow<kWhole>(p, from, stride, 2 * i + 1);
-    rows[i] = _mm512_castsi512_ps(
-        _mm512_mask_blend_epi16(kHigh, first, _mm512_slli_epi32(second, 16)));
-  }
-  StoreTransposed(rows, tile0);
-  HWY_UNROLL(16)
-  for (int64_t i = 0; i < 16; ++i) {
-    const __m512i first = LoadRow<kWhole>(p, from, stride, 2 * i);
-    const __m512i second = LoadRow<kWhole>(p, from, stride, 2 * i + 1);
-    rows[i] = _mm512_castsi512_ps(
-        _mm512_mask_blend_epi16(kHigh, _mm512_srli_epi32(first, 16), second));
-  }
-  StoreTransposed(rows, tile1);
-}
-
-template <bool kWhole>
-void PackBOf(const Piece& p) {
-  const char* from = p.from;
-  const int64_t stride = p.stride;
-  char* HWY_RESTRICT tile0 = p.tiles[0];
-  char* HWY_RESTRICT tile1 = p.tiles[1];
-  if (!kWhole && p.columns <= 16) {
-    for (int64_t i = 0; i < 16; ++i) {
-      _mm512_store_si512(tile0 + i * 64,
-                         PairHalf(LoadRow<kWhole>(p, from, stride, 2 * i),
-                                  LoadRow<kWhole>(p, from, stride, 2 * i + 1)));
-    }
-    return;
-  }
-  // Unpacking takes four columns of each 16 bytes' half.
-  const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-  HWY_UNROLL(16)
-  for (int64_t i = 0; i < 16; ++i) {
-    const __m512i first = _mm512_permutexvar_epi64(
-        order, LoadRow<kWhole>(p, from, stride, 2 * i));
-    const __m512i second = _mm512_permutexvar_epi64(
-        order, LoadRow<kWhole>(p, from, stride, 2 * i + 1));
-    _mm512_store_si512(tile0 + i * 64, _mm512_unpacklo_epi16(first, second));
-    _mm512_store_si512(tile1 + i * 64, _mm512_unpackhi_epi16(first, second));
-  }
-}
-
-void PackA(const Piece& p) {
-  p.tokens == 32 && p.columns == 32 ? PackAOf<true>(p) : PackAOf<false>(p);
-}
-void PackB(const Piece& p) {
-  p.tokens == 32 && p.columns == 32 ? PackBOf<true>(p) : PackBOf<false>(p);
-}
-
-Packers GetPackers() { return {PackA, PackB}; }
-
-#else
-
-Packers GetPackers() { return {}; }
-
-#endif
-
-}  // namespace
-}  // namespace HWY_NAMESPACE
-}  // namespace carry
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-namespace carry {
-namespace {
-
-HWY_EXPORT(GetPackers);
 
 // Columns that are packed at a time: two tiles.
 constexpr int64_t kGroup = 32;
@@ -202,7 +56,7 @@ struct Block {
   }
 };
 
-void Pack(const Block& block, int64_t tokens, void (*pack)(const Piece&)) {
+void Pack(const Block& block, int64_t tokens, void (*pack)(const TilePiece&)) {
   constexpr int64_t kGroupBytes = kGroup * SizeOf(DType::kBF16);
   const int64_t to_next = (block.steps - 1) * block.batch * kTileBytes;
   for (int64_t step = 0; step < block.steps; ++step) {
@@ -217,7 +71,7 @@ void Pack(const Block& block, int64_t tokens, void (*pack)(const Piece&)) {
       }
       return tile;
     };
-    Piece piece = {};
+    TilePiece piece;
     piece.from = block.data + step * kTileTokens * block.stride;
     piece.stride = block.stride;
     piece.tokens = std::min(kTileTokens, tokens - step * kTileTokens);
@@ -343,7 +197,7 @@ class Products {
 // One thread's part of C over one slice of tokens.
 void MultiplySlice(const ConstMatView& dy, const ConstMatView& x,
                    const MatView& c, bool clear) {
-  const Packers packers = HWY_DYNAMIC_DISPATCH(GetPackers)();
+  const TilePackers packers = GetTilePackers();
   // 3 x 2 tiles of C in registers, or 2 x 3: 5 tiles to read for 6 products.
   const int64_t a_tiles = DivideUp(c.rows, kTileRows);
   const int64_t b_tiles = DivideUp(c.cols, kTileRows);
@@ -395,28 +249,24 @@ ConstMatView Part(const ConstMatView& v, int64_t row, int64_t rows,
   return {data + row * v.stride + column, v.dtype, rows, columns, v.stride};
 }
 
-// Of all tokens; the same for any number of threads.
-int64_t SliceTokens(const MatMulArgs& args) {
+// Tokens of a slice, of `all`. An element adds them up in order whatever the
+// slices.
+int64_t SliceTokens(int64_t all, const MatView& c) {
   int64_t tokens = kSliceTokens;
-  if (args.c.rows * args.c.cols * SizeOf(DType::kF32) <= kSmallBytes) {
-    const int64_t row_bytes =
-        std::max(args.c.rows, args.c.cols) * SizeOf(DType::kBF16);
+  if (c.rows * c.cols * SizeOf(DType::kF32) <= kSmallBytes) {
+    const int64_t row_bytes = std::max(c.rows, c.cols) * SizeOf(DType::kBF16);
     tokens =
         std::min(tokens, std::max(kLeastTokens, kSmallBlockBytes / row_bytes));
   }
-  const int64_t slices =
-      std::max<int64_t>(1, (args.a.rows + tokens / 2) / tokens);
-  return DivideUp(DivideUp(args.a.rows, kTileTokens), slices) * kTileTokens;
+  const int64_t slices = std::max<int64_t>(1, (all + tokens / 2) / tokens);
+  return DivideUp(DivideUp(all, kTileTokens), slices) * kTileTokens;
 }
 
 }  // namespace
 
-bool HasTileGradient() {
-  return HWY_DYNAMIC_DISPATCH(GetPackers)().a != nullptr && HasAmxBf16();
-}
+bool HasTileGradient() { return GetTilePackers().a != nullptr && HasAmxBf16(); }
 
 void TileGradient(const MatMulArgs& args) {
-  const int64_t slice = SliceTokens(args);
   const bool by_rows = args.c.rows >= args.c.cols;
   const int64_t columns = by_rows ? args.c.rows : args.c.cols;
   ParallelRanges(DivideUp(columns, kGroup), [&](int64_t begin, int64_t end,
@@ -426,6 +276,7 @@ void TileGradient(const MatMulArgs& args) {
     MatView c = args.c;
     (by_rows ? c.rows : c.cols) = count;
     c.data = static_cast<float*>(c.data) + first * (by_rows ? c.stride : 1);
+    const int64_t slice = SliceTokens(args.a.rows, c);
     const TileScope tiles;
     for (int64_t token = 0; token < args.a.rows; token += slice) {
       const int64_t tokens = std::min(slice, args.a.rows - token);
@@ -437,4 +288,3 @@ void TileGradient(const MatMulArgs& args) {
 }
 
 }  // namespace carry
-#endif  // HWY_ONCE
