@@ -9,7 +9,8 @@
 //   dW       dW += dy^T x          transpose_a, Write::kAccumulate, C fp32
 // FLOPs 2 M N K; bytes at least |A| + |B| + |C|.
 //
-// CPU: oneDNN (brgemm; AMX tiles for bf16 where the CPU has them).
+// CPU: oneDNN (brgemm; AMX tiles for bf16 where the CPU has them); dW in bf16
+// our own AMX tiles.
 // Thread safety: calls may run concurrently on different outputs.
 #pragma once
 

@@ -76,6 +76,34 @@ void AddLayer(std::vector<BenchRowMaker>* rows, const Layer& layer, int64_t m,
        }});
 }
 
+// A weight gradient whose operands and sum come from memory, as in a step.
+void AddColdGradient(std::vector<BenchRowMaker>* rows, const Layer& layer,
+                     int64_t m, DType dtype) {
+  const int64_t n = layer.n, k = layer.k;
+  const std::string shape = ShapeOf(layer, m, dtype);
+  rows->push_back(
+      {"matmul dw cold " + shape, [=] {
+         BenchPool pool;
+         // In fp32, as the pool counts.
+         const int64_t bytes = 4 * (m * (n + k) + n * k);
+         const int64_t sets = std::max<int64_t>(1, (900 << 20) / bytes);
+         std::vector<MatMulArgs> calls;
+         for (int64_t i = 0; i < sets; ++i) {
+           const MatView x = pool.Matrix(m, k, dtype, -1, 1);
+           const MatView dy = pool.Matrix(m, n, dtype, -1, 1);
+           const MatView dw = pool.Matrix(n, k, DType::kF32, 0, 0);
+           calls.push_back(
+               {dy, true, x, false, dw, Write::kAccumulate, nullptr});
+         }
+         BenchRow row = Row("matmul dw cold", shape, n, k, m, dtype,
+                            DType::kF32, [calls, i = size_t{0}]() mutable {
+                              MatMul(calls[i++ % calls.size()]);
+                            });
+         row.bar = 0;
+         return row;
+       }});
+}
+
 // One row against weights that come from memory: their bytes against a read.
 void AddVector(std::vector<BenchRowMaker>* rows, const Layer& layer, int64_t m,
                DType dtype) {
@@ -121,6 +149,9 @@ void AddMatMulRows(std::vector<BenchRowMaker>* rows) {
       AddLayer(rows, layer, 2048, dtype);
     }
     AddLayer(rows, head, 256, dtype);
+    for (const Layer& layer : {in, x, dt, out}) {
+      AddColdGradient(rows, layer, 1024, dtype);
+    }
     for (const Layer& layer : {in, x, dt, out, head}) {
       AddVector(rows, layer, 1, dtype);
     }

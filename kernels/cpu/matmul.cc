@@ -361,7 +361,7 @@ void MatMul(const MatMulArgs& args) {
   CARRY_CHECK(args.a.dtype == args.b.dtype);
   if (args.c.rows == 0 || args.c.cols == 0) return;
   if (args.a.rows == 0 || args.a.cols == 0) return MultiplyEmpty(args);
-  if (TakesChunks(args)) return MultiplyGradient(args);
+  if (TakesGradient(args)) return MultiplyGradient(args);
   Product& product = Find(args, Describe(args.b, args.transpose_b), 0);
   if (product.usable()) {
     product.Run(args.a, args.b, args.bias, args.c.data, State().stream);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/matmul_gradient_amx.h"
 #include "kernels/cpu/pages.h"
 #include "kernels/parallel_for.h"
 
@@ -19,6 +20,10 @@ constexpr int64_t kThin = 64, kLong = 256;
 
 int64_t Chunks(const MatMulArgs& args) {
   return std::max<int64_t>(1, (args.a.rows + kChunkRows / 2) / kChunkRows);
+}
+
+bool TakesTiles(const MatMulArgs& args) {
+  return args.a.dtype == DType::kBF16 && HasTileGradient();
 }
 
 bool IsThin(const MatMulArgs& args) {
@@ -52,16 +57,19 @@ void WriteTransposed(const MatView& ct, Write write, const MatView& c) {
 
 }  // namespace
 
-bool TakesChunks(const MatMulArgs& args) {
+bool TakesGradient(const MatMulArgs& args) {
   if (!args.transpose_a || args.transpose_b || args.bias != nullptr ||
-      args.c.dtype != DType::kF32 || args.a.rows < kLong) {
+      args.c.dtype != DType::kF32) {
     return false;
   }
+  if (TakesTiles(args)) return true;
+  if (args.a.rows < kLong) return false;
   return IsThin(args) ||
          (Chunks(args) > 1 && args.c.rows >= kThin && args.c.cols >= kLong);
 }
 
 void MultiplyGradient(const MatMulArgs& args) {
+  if (TakesTiles(args)) return TileGradient(args);
   thread_local Pages copy;
   const bool thin = IsThin(args);
   MatMulArgs part = args;

@@ -1,7 +1,12 @@
 #include "kernels/matmul.h"
 
+#include <array>
+#include <fstream>
+#include <iterator>
+#include <string>
 #include <thread>
 
+#include "kernels/cpu/matmul_gradient_amx.h"
 #include "kernels/reference/matmul.h"
 #include "tests/kernels/kernel_test_util.h"
 
@@ -72,6 +77,22 @@ const Case kCases[] = {
     {"FirstDeepWeightGradientBf16", 260, 272, 1333, true, false, kBF16, kF32,
      false, false, 3},
     {"ShallowWeightGradientBf16", 700, 257, 70, true, false, kBF16, kF32, true},
+    {"OneTokenGradientBf16", 1, 1, 1, true, false, kBF16, kF32, true},
+    {"OddTokensGradientBf16", 17, 33, 31, true, false, kBF16, kF32, false,
+     false, 3},
+    {"TwoTilesGradientBf16", 31, 7, 40, true, false, kBF16, kF32, true, false,
+     1},
+    {"ThreeTilesGradientBf16", 203, 48, 129, true, false, kBF16, kF32, true,
+     false, 5},
+    {"FourTilesGradientBf16", 64, 300, 100, true, false, kBF16, kF32, false},
+    {"FiveTilesGradientBf16", 80, 203, 65, true, false, kBF16, kF32, true,
+     false, 7},
+    {"SlicedGradientBf16", 48, 1600, 333, true, false, kBF16, kF32, false,
+     false, 1},
+    {"BlocksGradientBf16", 203, 805, 1105, true, false, kBF16, kF32, true,
+     false, 3},
+    {"BlocksDownGradientBf16", 505, 401, 1105, true, false, kBF16, kF32, false,
+     false, 3},
     {"Rank", 70, 96, 3, false, true},
     {"RankBf16", 70, 96, 3, false, true, kBF16, kBF16},
 };
@@ -106,15 +127,19 @@ TEST_P(MatMulTest, IsTheOracles) {
   Matrix bm(b, c.transpose_b ? c.n : c.k, c.transpose_b ? c.k : c.n, c.in,
             c.margin);
   const Doubles want = Want(c, a, b, bias, 0.5);
-  for (int threads : {1, 2}) {
-    const testing::WithThreads with(threads);
-    Matrix cm(Doubles(c.m * c.n, 0.5), c.m, c.n, c.out, c.margin);
-    MatMul({am.view(), c.transpose_a, bm.view(), c.transpose_b, cm.view(),
-            c.accumulate ? Write::kAccumulate : Write::kOverwrite,
-            c.bias ? bias_floats.data() : nullptr});
-    ExpectClose("c", cm.values(), want, testing::WithRounding(2e-6, c.out));
-    EXPECT_TRUE(cm.MarginsUntouched());
-  }
+  const auto run = [&] {
+    for (int threads : {1, 2}) {
+      const testing::WithThreads with(threads);
+      Matrix cm(Doubles(c.m * c.n, 0.5), c.m, c.n, c.out, c.margin);
+      MatMul({am.view(), c.transpose_a, bm.view(), c.transpose_b, cm.view(),
+              c.accumulate ? Write::kAccumulate : Write::kOverwrite,
+              c.bias ? bias_floats.data() : nullptr});
+      ExpectClose("c", cm.values(), want, testing::WithRounding(2e-6, c.out));
+      EXPECT_TRUE(cm.MarginsUntouched());
+    }
+  };
+  // Only the best target multiplies weight gradients in AMX tiles.
+  c.transpose_a ? testing::ForEachTarget(run) : run();
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, MatMulTest, ::testing::ValuesIn(kCases),
@@ -192,6 +217,35 @@ TEST_P(FewRowsMatMulTest, IsTheOracles) {
 INSTANTIATE_TEST_SUITE_P(Table, FewRowsMatMulTest,
                          ::testing::ValuesIn(PackedCases(true)),
                          [](const auto& info) { return info.param.name; });
+
+TEST(TileGradient, RunsWhereTheCpuHasAmx) {
+  std::ifstream file("/proc/cpuinfo");
+  const std::string info((std::istreambuf_iterator<char>(file)),
+                         std::istreambuf_iterator<char>());
+  const bool amx = info.find(" amx_bf16") != std::string::npos;
+  EXPECT_EQ(HasTileGradient(), amx);
+  testing::ForEachTarget([&] {
+    EXPECT_EQ(HasTileGradient(), amx && hwy::SupportedTargets() <= HWY_AVX3);
+  });
+}
+
+TEST(TileGradient, DoesNotDependOnThreads) {
+  for (const auto& [m, n, k] :
+       {std::array{80, 700, 300}, {700, 48, 300}, {400, 420, 1100}}) {
+    Matrix dy(Inputs(1, k * m, kBF16), k, m, kBF16);
+    Matrix x(Inputs(2, k * n, kBF16), k, n, kBF16);
+    const auto run = [&, m = m, n = n](int threads) {
+      const testing::WithThreads with(threads);
+      Matrix c(Doubles(m * n, 0.5), m, n, kF32);
+      MatMul({dy.view(), true, x.view(), false, c.view(), Write::kAccumulate});
+      return c.values();
+    };
+    const Doubles one = run(1);
+    if (!HasTileGradient()) continue;
+    EXPECT_EQ(run(2), one);
+    EXPECT_EQ(run(3), one);
+  }
+}
 
 TEST(MatMul, EmptyInnerDimensionGivesTheBias) {
   std::vector<float> c = {1, 2, 3, 4};
