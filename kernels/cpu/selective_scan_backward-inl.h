@@ -24,8 +24,8 @@ namespace HWY_NAMESPACE {
 
 // Groups that are prepared together, at most. What is written of a panel should
 // stay in the L1 cache until its outputs are, beside the sums and a block's
-// chain: two groups. Where two loops over states have to fetch the inputs of
-// the next panel in fp32, memory is the limit, and wants longer pieces of rows.
+// chain: two groups. With few states in fp32 memory is the limit, and wants
+// longer pieces of rows.
 constexpr int64_t kBackPanel = 4;
 constexpr int64_t kBackWidth = kBackPanel * kScanGroup;
 
@@ -41,9 +41,8 @@ constexpr int kBackVectors = 1;
 constexpr int64_t kBackPair = kBackVectors * kLanes;
 
 inline int64_t BackPanel(const SelectiveScanArgs& args) {
-  const bool two_loops =
-      args.states > kBackBlock && args.states <= 2 * kBackBlock;
-  return args.u.dtype == DType::kF32 && two_loops ? kBackPanel : 2;
+  const bool few = args.states <= 2 * kBackBlock;
+  return args.u.dtype == DType::kF32 && few ? kBackPanel : 2;
 }
 
 // A token's row in scratch: arrays of kBackWidth, and a cache line so that the

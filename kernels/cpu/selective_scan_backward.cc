@@ -159,7 +159,7 @@ class BackwardSegment {
     }
     for (; t < rows; ++t) {
       rows_.Prepare(t, row + t, col, width);
-      ahead_.InRow();
+      ahead_.InRow(t);
     }
     rows_.FinishAll();
     const int64_t vectors = (g_end - g) * (kScanGroup / kLanes);
@@ -180,7 +180,7 @@ class BackwardSegment {
     int64_t t = 0;
     for (; t + 2 <= rows; t += 2) {
       rows_.PreparePair<T>(t, row + t, col);
-      ahead_.InRow();
+      ahead_.InRow(t + 1);
     }
     return t;
   }

@@ -19,8 +19,9 @@ namespace HWY_NAMESPACE {
 
 // One batch entry's channels [g0, g1). With several loops over states the
 // inputs of the next panel are fetched in them. With a single one there is too
-// little time: all inputs of the next tile, in the order of memory, which the
-// hardware prefetcher joins.
+// little time: half of them before the loops, or, in panels of two groups, all
+// inputs of the next tile in the order of memory, which the hardware prefetcher
+// joins.
 class BackwardAhead {
  public:
   // `idle`: any memory of which a line may be touched.
@@ -30,6 +31,8 @@ class BackwardAhead {
                 const void* idle)
       : inputs_{args.u, args.dt_raw, args.z, dout},
         outputs_{&du, &ddt, &dz},
+        single_(args.states <= kBackBlock),
+        runs_(single_ && BackPanel(args) == 2),
         states_(args.states),
         row0_(row0),
         g0_(g0),
@@ -37,7 +40,7 @@ class BackwardAhead {
         idle_(idle) {}
 
   void StartTile(int64_t t0) {
-    array_ = t0 > 0 && InRuns() ? 0 : kInputs;
+    array_ = t0 > 0 && runs_ ? 0 : kInputs;
     run_row_ = run_byte_ = 0;
     tile_row_ = row0_ + t0 - kScanTile;
   }
@@ -51,16 +54,26 @@ class BackwardAhead {
     next_row_ = !last ? row_ : t0 > 0 ? row_ - kScanTile : -1;
   }
 
-  // Before a row is prepared.
-  HWY_INLINE void InRow() {
-    if (InRuns()) NextRun().Burst(kRunLines);
+  // Behind row t of the panel, or rows t - 1 and t, on their way into scratch.
+  HWY_INLINE void InRow(int64_t t) {
+    if (runs_) {
+      NextRun().Burst(kRunLines);
+    } else if (single_) {
+      for (int64_t i = 0; i < kBackWidth / kLanes; i += kScanGroup / kLanes) {
+        for (int which : {2, 3}) {
+          Prefetcher ahead = Input(which, i);
+          ahead.base += t * ahead.stride;
+          ahead.Next();
+        }
+      }
+    }
   }
 
   // For the loop-th loop over states of vector i, which works on `v` with
   // `slots` vectors together.
   HWY_INLINE void InLoop(int64_t loop, int64_t i, const StateRows& v, int64_t n,
                          int slots, Prefetcher* ahead0, Prefetcher* ahead1) {
-    if (InRuns()) {
+    if (runs_) {
       *ahead0 = NextRun();
       *ahead1 = Saved(v, n, slots);
       return;
@@ -89,8 +102,6 @@ class BackwardAhead {
   static constexpr int kInputs = 4;
   // Lines of a run, which a loop over a tile's tokens fetches.
   static constexpr int64_t kRunLines = kScanTile;
-
-  bool InRuns() const { return states_ <= kBackBlock; }
 
   HWY_INLINE Prefetcher NextRun() {
     Prefetcher run(idle_);
@@ -133,6 +144,7 @@ class BackwardAhead {
 
   const ConstMatView inputs_[kInputs];
   const VectorWriter* const outputs_[3];
+  const bool single_, runs_;  // Loops over states; what they fetch.
   const int64_t states_, row0_, g0_, g1_;
   const void* const idle_;
   int64_t row_ = 0, group_ = 0;            // This panel.
