@@ -13,11 +13,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cstdlib>
-
 HWY_PUSH_ATTRIBUTES("amx-tile,amx-bf16")
 namespace carry {
-static bool NOF = getenv("FETCH") != nullptr;
 namespace {
 
 template <int kTile>
@@ -108,6 +105,58 @@ void Multiply(const TileProduct& p) {
   End<kR, kC>(p);
 }
 
+// Registers of MultiplyRows: c in 0 to 3, then a and b of whole steps, and of
+// the last one where it has fewer than 32 values of k.
+constexpr int kRowsA = 4, kRowsB = 5, kLastA = 6, kLastB = 7;
+
+template <int kR, int kC, int kA, int kB>
+HWY_INLINE void RowStep(const RowProduct& p, int64_t step) {
+  const char* a = p.a + step * kTileTokens * 2;
+  const char* b = p.b + step * kTileBytes;
+  const int64_t down = kTileRows * p.a_stride;
+  LoadTile<kA>(a, p.a_stride);
+  LoadTile<kB>(b, 64);
+  AddProduct<0, kA, kB>();
+  if constexpr (kR == 2) {
+    LoadTile<kA>(a + down, p.a_stride);
+    AddProduct<kC, kA, kB>();
+  }
+  if constexpr (kC == 2) {
+    LoadTile<kB>(b + p.b_stride, 64);
+    AddProduct<(kR == 2 ? 3 : 1), kA, kB>();
+    if constexpr (kR == 2) {
+      LoadTile<kA>(a, p.a_stride);
+      AddProduct<1, kA, kB>();
+    }
+  }
+}
+
+template <int kI, int kN>
+HWY_INLINE void ClearTiles() {
+  if constexpr (kI < kN) {
+    ClearTile<kI>();
+    ClearTiles<kI + 1, kN>();
+  }
+}
+template <int kI, int kN>
+HWY_INLINE void StoreTiles(float* c) {
+  if constexpr (kI < kN) {
+    StoreTile<kI>(c + kI * kTileRows * 16, 64);
+    StoreTiles<kI + 1, kN>(c);
+  }
+}
+
+template <int kR, int kC>
+void MultiplyRowsOf(const RowProduct& p) {
+  ClearTiles<0, kR * kC>();
+  const int64_t whole = p.depth / kTileTokens;
+  for (int64_t s = 0; s < whole; ++s) RowStep<kR, kC, kRowsA, kRowsB>(p, s);
+  if (p.depth % kTileTokens != 0) {
+    RowStep<kR, kC, kLastA, kLastB>(p, whole);
+  }
+  StoreTiles<0, kR * kC>(p.c);
+}
+
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0;
   uint8_t reserved[14] = {};
@@ -132,8 +181,13 @@ bool HasAmxBf16() {
   return has;
 }
 
-TileScope::TileScope() {
-  const TileConfig config;
+TileScope::TileScope(int64_t depth) {
+  TileConfig config;
+  const auto last = static_cast<uint8_t>(depth % kTileTokens);
+  if (last != 0) {
+    config.row_bytes[kLastA] = static_cast<uint16_t>(last * 2);
+    config.rows[kLastB] = last / 2;
+  }
   asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
 }
 
@@ -148,6 +202,16 @@ void MultiplyTiles(int64_t rows, int64_t columns, const TileProduct& product) {
   kFunctions[rows - 1][columns - 1](product);
 }
 
+void MultiplyRows(int64_t a_tiles, int64_t b_tiles, const RowProduct& product) {
+  if (a_tiles == 2) {
+    b_tiles == 2 ? MultiplyRowsOf<2, 2>(product)
+                 : MultiplyRowsOf<2, 1>(product);
+  } else {
+    b_tiles == 2 ? MultiplyRowsOf<1, 2>(product)
+                 : MultiplyRowsOf<1, 1>(product);
+  }
+}
+
 }  // namespace carry
 HWY_POP_ATTRIBUTES
 
@@ -156,9 +220,10 @@ HWY_POP_ATTRIBUTES
 namespace carry {
 
 bool HasAmxBf16() { return false; }
-TileScope::TileScope() = default;
+TileScope::TileScope(int64_t) {}
 TileScope::~TileScope() = default;
 void MultiplyTiles(int64_t, int64_t, const TileProduct&) { CARRY_CHECK(false); }
+void MultiplyRows(int64_t, int64_t, const RowProduct&) { CARRY_CHECK(false); }
 
 }  // namespace carry
 

@@ -19,7 +19,8 @@ bool HasAmxBf16();
 // the thread may use them meanwhile.
 class TileScope {
  public:
-  TileScope();
+  // `depth`: K of the MultiplyRows to come, where it is not a multiple of 32.
+  explicit TileScope(int64_t depth = 0);
   ~TileScope();
   TileScope(const TileScope&) = delete;
   TileScope& operator=(const TileScope&) = delete;
@@ -45,5 +46,18 @@ struct TileProduct {
   int64_t fetch_stride[kMost] = {};
 };
 void MultiplyTiles(int64_t rows, int64_t columns, const TileProduct& product);
+
+// c = a b for up to 2 x 2 tiles of c: a [16 a_tiles][K] bf16 as it lies in
+// memory, K even, of which nothing beyond K is read; b in tiles [16 pairs of
+// k][16 n], those of 16 columns one behind the other.
+struct RowProduct {
+  int64_t depth = 0;  // K, as the scope was told
+  const char* a = nullptr;
+  int64_t a_stride = 0;  // bytes between rows
+  const char* b = nullptr;
+  int64_t b_stride = 0;  // bytes between columns of tiles
+  float* c = nullptr;    // [a_tiles][b_tiles][16][16]
+};
+void MultiplyRows(int64_t a_tiles, int64_t b_tiles, const RowProduct& product);
 
 }  // namespace carry

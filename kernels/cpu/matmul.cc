@@ -18,6 +18,7 @@
 #include "dnnl.hpp"
 #include "kernels/check.h"
 #include "kernels/cpu/matmul_gradient.h"
+#include "kernels/cpu/matmul_thin.h"
 #include "kernels/cpu/matmul_vector.h"
 #include "kernels/cpu/pack_weight.h"
 #include "kernels/cpu/pages.h"
@@ -385,8 +386,9 @@ struct PackedWeight::Impl {
   DType held;    // As packed: fp32 on a CPU without bf16 products.
   int64_t n, k;  // y [., n] = x [., k] op(W).
   Pages pages;
-  memory packed;   // In `pages`.
-  int64_t layout;  // 0: [N, K] as it is, for products of a few rows.
+  memory packed;       // In `pages`.
+  int64_t layout = 0;  // 0: [N, K] as it is, for products of a few rows.
+  bool thin = false;   // As ThinProduct takes it; no `packed`.
 
   void Allocate(const memory::desc& desc) {
     pages = Pages(static_cast<int64_t>(desc.get_size()));
@@ -413,6 +415,12 @@ PackedWeight::PackedWeight(ConstMatView w, bool transpose, DType dtype,
     Update(w);
     return;
   }
+  if (dtype == DType::kBF16 && TakesThinProduct(impl.n, impl.k)) {
+    impl.thin = true;
+    impl.pages = Pages(ThinWeightBytes(impl.n, impl.k));
+    Update(w);
+    return;
+  }
   const auto describe = [&](DType type) {
     const memory::desc a({rows_hint, impl.k}, TypeOf(type),
                          memory::dims{impl.k, 1});
@@ -436,6 +444,7 @@ PackedWeight::PackedWeight(ConstMatView w, bool transpose, DType dtype,
 PackedWeight::~PackedWeight() = default;
 
 int64_t PackedWeight::bytes() const {
+  if (impl_->thin) return ThinWeightBytes(impl_->n, impl_->k);
   return static_cast<int64_t>(impl_->packed.get_desc().get_size());
 }
 
@@ -443,6 +452,7 @@ void PackedWeight::Update(ConstMatView w) {
   const Impl& impl = *impl_;
   CARRY_CHECK((impl.transpose ? w.rows : w.cols) == impl.n);
   CARRY_CHECK((impl.transpose ? w.cols : w.rows) == impl.k);
+  if (impl.thin) return PackThinWeight(w, impl.transpose, impl.pages.data());
   TileLayout tiles;
   if (w.dtype == DType::kF32 && DescribeTiles(impl.packed.get_desc(), &tiles)) {
     return PackTiles(w, impl.transpose, tiles, impl.pages.data());
@@ -475,6 +485,7 @@ void CopyRows(const ConstMatView& from, const MatView& to) {
 // `a` in the packed type.
 void MultiplyPacked(const ConstMatView& a, const PackedWeight::Impl& impl,
                     const MatView& c, Write write, const float* bias) {
+  if (impl.thin) return ThinProduct(a, impl.pages.data(), c, write, bias);
   MatMulArgs args = {a, false, impl.Shape(), impl.transpose, c, write, bias};
   if (impl.layout == 0) {
     args.b.data = impl.packed.get_data_handle();

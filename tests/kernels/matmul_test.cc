@@ -1,12 +1,20 @@
 #include "kernels/matmul.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "kernels/cpu/matmul_gradient_amx.h"
+#include "kernels/cpu/matmul_thin.h"
 #include "kernels/reference/matmul.h"
 #include "tests/kernels/kernel_test_util.h"
 
@@ -93,6 +101,11 @@ const Case kCases[] = {
      false, 3},
     {"BlocksDownGradientBf16", 505, 401, 1105, true, false, kBF16, kF32, false,
      false, 3},
+    {"ShortSums", 100, 300, 48, false, true, kBF16, kBF16, false, false, 5},
+    {"ShortSumsPlain", 130, 263, 80, false, false, kBF16, kBF16, true, true, 3},
+    {"ShortSumsToFloat", 64, 256, 128, false, true, kBF16, kF32, true, true},
+    {"ShorterSums", 33, 272, 2, false, true, kBF16, kF32},
+    {"OddSums", 33, 272, 47, false, true, kBF16, kBF16},
     {"Rank", 70, 96, 3, false, true},
     {"RankBf16", 70, 96, 3, false, true, kBF16, kBF16},
 };
@@ -188,16 +201,20 @@ class PackedMatMulTest : public ::testing::TestWithParam<Case> {
   Matrix weight_;
 };
 
-// For several numbers of rows, and after other values were packed.
+// For several numbers of rows, and after other values were packed. Only the
+// best target multiplies short sums in AMX tiles.
 TEST_P(PackedMatMulTest, IsTheOracles) {
   const Case& c = GetParam();
   Matrix other(Inputs(4, c.n * c.k, kF32), Rows(), Cols(), kF32);
-  PackedWeight packed(other.view(), c.transpose_b, c.in, c.m);
-  packed.Update(weight_.view());
-  EXPECT_GE(packed.bytes(), c.n * c.k * SizeOf(c.in));
-  for (int64_t m : {c.m, int64_t{1}, int64_t{2}, int64_t{17}}) {
-    ExpectOracle(packed, m);
-  }
+  const auto run = [&] {
+    PackedWeight packed(other.view(), c.transpose_b, c.in, c.m);
+    packed.Update(weight_.view());
+    EXPECT_GE(packed.bytes(), c.n * c.k * SizeOf(c.in));
+    for (int64_t m : {c.m, int64_t{1}, int64_t{2}, int64_t{17}}) {
+      ExpectOracle(packed, m);
+    }
+  };
+  c.k <= kMaxThinDepth ? testing::ForEachTarget(run) : run();
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, PackedMatMulTest,
@@ -217,6 +234,42 @@ TEST_P(FewRowsMatMulTest, IsTheOracles) {
 INSTANTIATE_TEST_SUITE_P(Table, FewRowsMatMulTest,
                          ::testing::ValuesIn(PackedCases(true)),
                          [](const auto& info) { return info.param.name; });
+
+// What lies beyond a row's K belongs to somebody else.
+TEST(ThinProduct, ReadsNothingBeyondARow) {
+  constexpr int64_t kRows = 40, kOut = 256, kDepth = 48, kStride = 64;
+  std::vector<BFloat16> x(kRows * kStride,
+                          ToBFloat16(std::numeric_limits<float>::quiet_NaN()));
+  for (int64_t i = 0; i < kRows; ++i) {
+    std::fill_n(x.begin() + i * kStride, kDepth, ToBFloat16(1));
+  }
+  Matrix w(Inputs(2, kOut * kDepth, kF32), kOut, kDepth, kF32);
+  const PackedWeight packed(w.view(), true, kBF16, kRows);
+  Matrix y(kRows, kOut, kF32);
+  MatMul({x.data(), kBF16, kRows, kDepth, kStride}, packed, y.view(),
+         Write::kOverwrite, nullptr);
+  for (double v : y.values()) ASSERT_TRUE(std::isfinite(v));
+}
+
+// Nor need there be any memory behind the last row.
+TEST(ThinProduct, ReadsNothingBehindTheLastRow) {
+  constexpr int64_t kRows = 37, kOut = 256, kDepth = 48;
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  auto* pages =
+      static_cast<char*>(mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(pages, MAP_FAILED);
+  ASSERT_EQ(mprotect(pages + page, page, PROT_NONE), 0);
+  const int64_t bytes = kRows * kDepth * SizeOf(kBF16);
+  ASSERT_LE(bytes, page);
+  Matrix w(Inputs(2, kOut * kDepth, kF32), kOut, kDepth, kF32);
+  const PackedWeight packed(w.view(), true, kBF16, kRows);
+  Matrix y(kRows, kOut, kF32);
+  MatMul({pages + page - bytes, kBF16, kRows, kDepth, kDepth}, packed, y.view(),
+         Write::kOverwrite, nullptr);
+  for (double v : y.values()) ASSERT_EQ(v, 0);
+  munmap(pages, 2 * page);
+}
 
 TEST(TileGradient, RunsWhereTheCpuHasAmx) {
   std::ifstream file("/proc/cpuinfo");
