@@ -236,6 +236,15 @@ HWY_INLINE void ForBatches(int64_t n, const Body& body) {
   for (; i < n; i += kLanes) body(i, std::integral_constant<int, 1>());
 }
 
+// v where it is no less; NaN stays NaN.
+HWY_INLINE VF AtLeast(float least, VF v) {
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
+  return hn::Max(Set(least), v);  // The second operand where one is NaN.
+#else
+  return hn::IfThenElse(hn::Lt(v, Set(least)), Set(least), v);
+#endif
+}
+
 // y := 2^y for y <= 126, relative error 2e-7; also exact towards y = 0 (2^y - 1
 // is right to 4e-6 of itself), which long products of decays depend on.
 // -inf gives 0, NaN stays NaN.
@@ -252,12 +261,14 @@ HWY_INLINE void Exp2(VF (&y)[kN]) {
   for (int j = 0; j < kN; ++j) f[j] = VF{_mm512_reduce_ps(y[j].raw, 0x09)};
 #else
   // y = k + f with k the nearest integer, found by adding 1.5 * 2^23, whose low
-  // bits then are k: shifted into the exponent they scale p.
+  // bits then are k: shifted into the exponent they scale p. y = -127 makes p's
+  // 1 the bits of 0.
   const float c[] = {0.001330026411f, 0.009669708415f, 0.05550559994f,
                      0.2402228161f,   0.6931471806f,   1.0f};
   const DU du;
   const VF magic = Set(12582912.0f);
   VF shifted[kN];
+  for (int j = 0; j < kN; ++j) y[j] = AtLeast(-127.0f, y[j]);
   for (int j = 0; j < kN; ++j) shifted[j] = hn::Add(y[j], magic);
   for (int j = 0; j < kN; ++j) {
     f[j] = hn::Sub(y[j], hn::Sub(shifted[j], magic));
@@ -272,8 +283,7 @@ HWY_INLINE void Exp2(VF (&y)[kN]) {
 #else
   for (int j = 0; j < kN; ++j) {
     const auto k = hn::ShiftLeft<23>(hn::BitCast(du, shifted[j]));
-    p[j] = hn::BitCast(DF(), hn::Add(hn::BitCast(du, p[j]), k));
-    y[j] = hn::IfThenZeroElse(hn::Lt(y[j], Set(-125.0f)), p[j]);
+    y[j] = hn::BitCast(DF(), hn::Add(hn::BitCast(du, p[j]), k));
   }
 #endif
 }
