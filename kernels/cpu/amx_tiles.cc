@@ -141,7 +141,7 @@ HWY_INLINE void ClearTiles() {
 template <int kI, int kN>
 HWY_INLINE void StoreTiles(float* c) {
   if constexpr (kI < kN) {
-    StoreTile<kI>(c + kI * kTileRows * 16, 64);
+    StoreTile<kI>(c + kI * kTileFloats, 64);
     StoreTiles<kI + 1, kN>(c);
   }
 }

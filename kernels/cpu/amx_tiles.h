@@ -11,6 +11,12 @@ namespace carry {
 
 constexpr int64_t kTileBytes = 1024;
 constexpr int64_t kTileRows = 16, kTileTokens = 32;
+constexpr int64_t kTileFloats = kTileRows * 16;  // of c
+
+// Steps for so many tokens, or so many k of MultiplyRows.
+inline int64_t TileSteps(int64_t depth) {
+  return (depth + kTileTokens - 1) / kTileTokens;
+}
 
 // Whether the CPU multiplies bf16 tiles and the kernel lets this process do so.
 bool HasAmxBf16();

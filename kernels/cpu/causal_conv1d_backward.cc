@@ -168,8 +168,8 @@ class ConvBackward {
     constexpr int kInputs = kFastRows + kFastTaps - 1;
     const int64_t row = task_.b * args_.time + t;
     const int64_t stride = args_.x.stride, dy_stride = grad_.dy.stride;
-    const int64_t dx_stride = grad_.dx.stride,
-                  back = Ahead(t, kFastRows) ? kFastRows : 0;
+    const int64_t dx_stride = grad_.dx.stride;
+    const int64_t back = Ahead(t, kFastRows) ? kFastRows : 0;
     const TX* HWY_RESTRICT x0 =
         RowPointer<TX>(args_.x, row - kFastTaps + 1, task_.c0);
     const TY* HWY_RESTRICT dy0 = RowPointer<TY>(grad_.dy, row, task_.c0);

@@ -6,7 +6,7 @@
 
 namespace carry {
 
-// Whether this CPU, with the instruction set in use, can.
+// Whether this CPU multiplies tiles and the instruction set in use packs them.
 bool HasTileGradient();
 
 // REQUIRES: HasTileGradient(), a = dy transposed, b = x, no bias. An element's

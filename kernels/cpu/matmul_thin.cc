@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/amx_tiles.h"
+#include "kernels/cpu/matmul_gradient_amx.h"
 #include "kernels/cpu/pack_weight.h"
 #include "kernels/parallel_for.h"
 
@@ -11,19 +12,6 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/cpu/simd-inl.h"
-
-#ifndef CARRY_KERNELS_CPU_MATMUL_THIN_ONCE
-#define CARRY_KERNELS_CPU_MATMUL_THIN_ONCE
-namespace carry {
-
-constexpr int64_t kTileFloats = kTileRows * 16;
-// Tiles down W for so many k.
-inline int64_t ThinSteps(int64_t k) {
-  return (k + kTileTokens - 1) / kTileTokens;
-}
-
-}  // namespace carry
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace carry {
@@ -84,7 +72,7 @@ void ThinRowsOf(const ConstMatView& x, const char* tiles, const MatView& y,
   alignas(64) float c[4 * kTileFloats];
   RowProduct product;
   product.depth = x.cols;
-  product.b_stride = ThinSteps(x.cols) * kTileBytes;
+  product.b_stride = TileSteps(x.cols) * kTileBytes;
   product.c = c;
   const TileScope scope(x.cols);
   ThinInput input[kThinRows / kThinSide];
@@ -115,17 +103,11 @@ void ThinRowsOf(const ConstMatView& x, const char* tiles, const MatView& y,
   }
 }
 
-// Null where the instruction set in use has no vectors as wide as tiles' rows.
-using ThinRowsFunction = void (*)(const ConstMatView&, const char*,
-                                  const MatView&, Write, const float*, int64_t,
-                                  int64_t);
-ThinRowsFunction GetThinRows(DType dtype) {
-#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86_64
-  return dtype == DType::kF32 ? ThinRowsOf<float> : ThinRowsOf<BFloat16>;
-#else
-  static_cast<void>(dtype);
-  return nullptr;
-#endif
+void ThinRows(const ConstMatView& x, const char* tiles, const MatView& y,
+              Write write, const float* bias, int64_t begin, int64_t end) {
+  const auto rows =
+      y.dtype == DType::kF32 ? ThinRowsOf<float> : ThinRowsOf<BFloat16>;
+  rows(x, tiles, y, write, bias, begin, end);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -136,7 +118,7 @@ HWY_AFTER_NAMESPACE();
 namespace carry {
 namespace {
 
-HWY_EXPORT(GetThinRows);
+HWY_EXPORT(ThinRows);
 
 TileLayout ThinLayout(int64_t k) {
   constexpr int64_t kTile = kTileBytes / SizeOf(DType::kBF16);
@@ -146,7 +128,7 @@ TileLayout ThinLayout(int64_t k) {
   layout.rows = kTileTokens;
   layout.columns = kTileRows;
   layout.row_stride = kTile;
-  layout.column_stride = ThinSteps(k) * kTile;
+  layout.column_stride = TileSteps(k) * kTile;
   return layout;
 }
 
@@ -154,12 +136,11 @@ TileLayout ThinLayout(int64_t k) {
 
 bool TakesThinProduct(int64_t n, int64_t k) {
   constexpr int64_t kWide = 256;
-  return k % 2 == 0 && k <= kMaxThinDepth && n >= kWide && HasAmxBf16() &&
-         HWY_DYNAMIC_DISPATCH(GetThinRows)(DType::kBF16) != nullptr;
+  return k % 2 == 0 && k <= kMaxThinDepth && n >= kWide && HasTileGradient();
 }
 
 int64_t ThinWeightBytes(int64_t n, int64_t k) {
-  return (n + kTileRows - 1) / kTileRows * ThinSteps(k) * kTileBytes;
+  return (n + kTileRows - 1) / kTileRows * TileSteps(k) * kTileBytes;
 }
 
 void PackThinWeight(ConstMatView w, bool transpose, void* tiles) {
@@ -168,12 +149,12 @@ void PackThinWeight(ConstMatView w, bool transpose, void* tiles) {
 
 void ThinProduct(ConstMatView x, const void* tiles, MatView y, Write write,
                  const float* bias) {
-  const auto rows = HWY_DYNAMIC_DISPATCH(GetThinRows)(y.dtype);
   constexpr int64_t kBlock = 64;
   ParallelRanges((y.rows + kBlock - 1) / kBlock,
                  [&](int64_t begin, int64_t end, int) {
-                   rows(x, static_cast<const char*>(tiles), y, write, bias,
-                        begin * kBlock, std::min(y.rows, end * kBlock));
+                   HWY_DYNAMIC_DISPATCH(ThinRows)
+                   (x, static_cast<const char*>(tiles), y, write, bias,
+                    begin * kBlock, std::min(y.rows, end * kBlock));
                  });
 }
 

@@ -19,7 +19,7 @@ namespace HWY_NAMESPACE {
 
 // One batch entry's channels [g0, g1). With several loops over states the
 // inputs of the next panel are fetched in them. With a single one there is too
-// little time: half of them before the loops, or, in panels of two groups, all
+// little time: half of them before the loops, or, in narrow panels, all
 // inputs of the next tile in the order of memory, which the hardware prefetcher
 // joins.
 class BackwardAhead {
@@ -32,7 +32,7 @@ class BackwardAhead {
       : inputs_{args.u, args.dt_raw, args.z, dout},
         outputs_{&du, &ddt, &dz},
         single_(args.states <= kBackBlock),
-        runs_(single_ && BackPanel(args) == 2),
+        runs_(single_ && BackPanel(args) < kBackPanel),
         states_(args.states),
         row0_(row0),
         g0_(g0),

@@ -61,7 +61,8 @@ class BackwardRows {
 
   // Whether PreparePair will do for panels of that width.
   bool TakesPairs(int64_t width) const {
-    return one_type_ && width == kBackPair && kBackVectors == 2;
+    // With shorter vectors a pair is no whole group.
+    return one_type_ && kBackPair == 2 * kScanGroup && width == kBackPair;
   }
   // Prepare of rows t and t + 1, which fill a batch where one row of two
   // vectors does not; T: the type of all inputs.

@@ -150,13 +150,15 @@ TEST_F(DeviceTest, RecordedStepsGenerateWhatTheCpuDoes) {
   }
 }
 
+Tensor Filled(float value) {
+  const std::vector<float> values(64, value);
+  return Tensor::FromHost(values.data(), {8, 8}, DType::kF32,
+                          MemoryPart::kActivations);
+}
+
 // fp32 by default to 24 bits of mantissa, not to TF32's 11.
 TEST_F(DeviceTest, ProductsAreWhatTheRecipeSays) {
-  const std::vector<float> a(64, 1.0f + 1.0f / 4096), b(64, 1.0f);
-  const Tensor x =
-      Tensor::FromHost(a.data(), {8, 8}, DType::kF32, MemoryPart::kActivations);
-  const Tensor w =
-      Tensor::FromHost(b.data(), {8, 8}, DType::kF32, MemoryPart::kActivations);
+  const Tensor x = Filled(1.0f + 1.0f / 4096), w = Filled(1.0f);
   const Tensor y = Tensor::Empty({8, 8}, DType::kF32);
   y.backend().MatMul(x.view(), false, w.view(), true, y.view(),
                      Write::kOverwrite);
@@ -164,11 +166,7 @@ TEST_F(DeviceTest, ProductsAreWhatTheRecipeSays) {
 }
 
 TEST_F(DeviceTest, Tf32IsThereWhereItIsAskedFor) {
-  const std::vector<float> a(64, 1.0f + 1.0f / 4096), b(64, 1.0f);
-  const Tensor x =
-      Tensor::FromHost(a.data(), {8, 8}, DType::kF32, MemoryPart::kActivations);
-  const Tensor w =
-      Tensor::FromHost(b.data(), {8, 8}, DType::kF32, MemoryPart::kActivations);
+  const Tensor x = Filled(1.0f + 1.0f / 4096), w = Filled(1.0f);
   const Tensor y = Tensor::Empty({8, 8}, DType::kF32);
   absl::StatusOr<std::unique_ptr<cuda::CuBlas>> cublas =
       cuda::CuBlas::Load(cuda::StreamOf(y.backend()), /*tf32=*/true);

@@ -277,6 +277,7 @@ TEST(TileGradient, RunsWhereTheCpuHasAmx) {
                          std::istreambuf_iterator<char>());
   const bool amx = info.find(" amx_bf16") != std::string::npos;
   EXPECT_EQ(HasTileGradient(), amx);
+  EXPECT_EQ(TakesThinProduct(1536, 48), amx);
   testing::ForEachTarget([&] {
     EXPECT_EQ(HasTileGradient(), amx && hwy::SupportedTargets() <= HWY_AVX3);
   });
