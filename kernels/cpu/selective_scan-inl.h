@@ -155,7 +155,7 @@ struct Prefetcher {
       : base(static_cast<const char*>(any)) {
     if (v.data == nullptr || row < 0 || row + rows > v.rows) return;
     const int64_t size = SizeOf(v.dtype);
-    base = static_cast<const char*>(v.data) + (row * v.stride + col) * size;
+    base = static_cast<const char*>(v.data) + (row * v.stride + col + kLanes - 1) * size;
     stride = v.stride * size;
   }
 
@@ -175,9 +175,12 @@ struct Prefetcher {
 struct VectorWriter {
   MatView view;
   bool stream;
+  bool lines;  // Rows had better go through LineWriter.
 
   explicit VectorWriter(const MatView& v)
-      : view(v), stream(CanStream(v.data, v.dtype, v.stride)) {}
+      : view(v),
+        stream(CanStream(v.data, v.dtype, v.stride)),
+        lines(!stream && v.dtype == DType::kF32 && IsLarge(v)) {}
 
   // The first `left` lanes, or all.
   HWY_INLINE void Write(VF x, int64_t row, int64_t col, int64_t left) const {
@@ -198,6 +201,45 @@ struct VectorWriter {
       } else {
         StoreF(x, p);
       }
+    }
+  }
+};
+
+// Writes a tile of an fp32 matrix whose rows begin anywhere, panel after panel
+// of columns, as whole lines past the caches: what a panel leaves of a line
+// waits for the next. Lines written in parts would be read first, and two
+// threads that do so have been seen to take twice the time of the whole pass.
+struct LineWriter {
+  static constexpr int64_t kTails = kScanTile * kLanes;
+  float* tails;  // [kScanTile][kLanes]: the beginnings of lines, or null.
+
+  // Columns [col, col + width) of row `t` of the tile, `row` of the matrix;
+  // whether they are the first and the last of this thread's. All but the last
+  // are whole groups. Reads a vector's length beyond both ends of `from`.
+  HWY_INLINE void Write(const MatView& v, int64_t t, int64_t row, int64_t col,
+                        int64_t width, const float* from, bool first,
+                        bool last) const {
+    float* to = static_cast<float*>(v.data) + row * v.stride + col;
+    float* tail = tails + t * kLanes;
+    const int64_t in_line = reinterpret_cast<uintptr_t>(to) / 4 % kLanes;
+    int64_t i = in_line == 0 ? 0 : std::min(width, kLanes - in_line);
+    if (i > 0 && first) {
+      StoreF(LoadF(from), to, FirstLanes{i});
+    } else if (i > 0) {
+      const VF line = hn::IfThenElse(hn::FirstN(DF(), in_line), LoadF(tail),
+                                     LoadF(from - in_line));
+      if (in_line + i == kLanes) {
+        StreamF(line, to - in_line);
+      } else {
+        StoreF(line, to - in_line, FirstLanes{in_line + i});
+      }
+    }
+    for (; i + kLanes <= width; i += kLanes) StreamF(LoadF(from + i), to + i);
+    if (i == width) return;
+    if (last) {
+      StoreF(LoadF(from + i), to + i, FirstLanes{width - i});
+    } else {
+      StoreF(LoadF(from + i), tail);
     }
   }
 };

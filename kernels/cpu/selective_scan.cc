@@ -44,12 +44,13 @@ struct ForwardScratch {
   float* bc;     // [kScanTile][2][N]
   float* token;  // [kScanTile][kForwardRow]: dt, dt u, y from D u on, silu(z)
   float* row;    // [3][kPanelWidth], converted rows
+  LineWriter lines;
   uint32_t keep[kScanTile];
 
   static int64_t Size(int64_t ng, int64_t states) {
     return 2 * ng * states * kScanGroup + 2 * ng * kScanGroup +
            Scratch::Rounded(2 * kScanTile * states) + kScanTile * kForwardRow +
-           3 * kPanelWidth;
+           3 * kPanelWidth + LineWriter::kTails;
   }
   ForwardScratch(int64_t ng, int64_t states) {
     Scratch s(ScratchSlot::kWorker, Size(ng, states));
@@ -60,6 +61,7 @@ struct ForwardScratch {
     bc = s.Take(2 * kScanTile * states);
     token = s.Take(kScanTile * kForwardRow);
     row = s.Take(3 * kPanelWidth);
+    lines.tails = s.Take(LineWriter::kTails);
   }
 };
 
@@ -185,6 +187,12 @@ class ForwardSegment {
         Group<false>(t0, rows, i, i - g);
       }
     }
+    if (!writer_.lines) return;
+    for (int64_t t = 0; t < rows; ++t) {
+      s_.lines.Write(out_.out, t, row0_ + t0 + t, col, width,
+                     s_.token + t * kForwardRow + kY * kPanelWidth, g == g0_,
+                     g_end == g1_);
+    }
   }
 
   // dt, dx, D u and the gate of one row of a panel.
@@ -273,7 +281,8 @@ class ForwardSegment {
         const Prefetcher ahead0 = first ? Ahead(args_.u, in_panel, true)
                                         : Ahead(args_.z, in_panel, last);
         // Rows that cannot bypass the caches had better be there.
-        const bool second = lane == 0 && n == kBlock && !writer.stream;
+        const bool second =
+            lane == 0 && n == kBlock && !writer.stream && !writer.lines;
         const Prefetcher ahead1 =
             second ? Prefetcher(writer.view, row, kScanTile, col, s_.bc)
                    : Ahead(args_.dt_raw, in_panel, first);
@@ -291,7 +300,11 @@ class ForwardSegment {
                   y = hn::Mul(
                       y, LoadF(token + t * kForwardRow + kGate * kPanelWidth));
                 }
-                writer.Write(y, row + t, col, left);
+                if (writer.lines) {
+                  StoreF(y, token + t * kForwardRow + kY * kPanelWidth);
+                } else {
+                  writer.Write(y, row + t, col, left);
+                }
               });
         }
       });

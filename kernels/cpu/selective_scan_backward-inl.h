@@ -73,6 +73,7 @@ struct BackwardScratch {
   float* chain;  // [kScanTile][kBackChain]
   float* token;  // [kScanTile][kBackRow]
   float* row;    // [4][kBackWidth], converted rows
+  LineWriter lines[3];
   uint32_t keep[kScanTile];
 
   static int64_t Size(int64_t ng, int64_t n) {
@@ -81,7 +82,7 @@ struct BackwardScratch {
            Scratch::Rounded(2 * kScanTile * n * kLanes) +
            Scratch::Rounded(kScanTile * kLanes) +
            Scratch::Rounded(kScanTile * kBackChain) + kScanTile * kBackRow +
-           4 * kBackWidth;
+           4 * kBackWidth + 3 * LineWriter::kTails;
   }
   BackwardScratch(int64_t ng, int64_t n) {
     Scratch s(ScratchSlot::kWorker, Size(ng, n));
@@ -95,6 +96,7 @@ struct BackwardScratch {
     chain = s.Take(kScanTile * kBackChain);
     token = s.Take(kScanTile * kBackRow);
     row = s.Take(4 * kBackWidth);
+    for (LineWriter& l : lines) l.tails = s.Take(LineWriter::kTails);
   }
 };
 

@@ -172,6 +172,9 @@ class BackwardSegment {
       }
     }
     for (; i < vectors; ++i) Vectors<true, 1>(t0, rows, g, i);
+    if (rows_.HasLines()) {
+      rows_.WriteLines(row, rows, col, width, g == g0_, g_end == g1_);
+    }
   }
 
   // How many of the rows it has prepared, two at a time.

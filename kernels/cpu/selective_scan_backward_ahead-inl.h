@@ -137,7 +137,7 @@ class BackwardAhead {
   // An output that does not bypass the caches, where this vector will write.
   Prefetcher Output(int which, int64_t i) const {
     const VectorWriter& writer = *outputs_[which];
-    if (writer.stream) return Prefetcher(idle_);
+    if (writer.stream || writer.lines) return Prefetcher(idle_);
     return Prefetcher(writer.view, row_, kScanTile,
                       group_ * kScanGroup + i * kLanes, idle_);
   }

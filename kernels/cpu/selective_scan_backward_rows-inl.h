@@ -110,8 +110,7 @@ class BackwardRows {
 
   // `slots` vectors from `token` in scratch are done: rows [row, row + rows) of
   // the matrices from column col.
-  void Add(int64_t row, int64_t rows, int64_t col, int slots,
-           const float* token) {
+  void Add(int64_t row, int64_t rows, int64_t col, int slots, float* token) {
     FinishUpTo(pending_.rows);
     pending_ = {row, rows, 0, col, slots, token};
   }
@@ -120,6 +119,25 @@ class BackwardRows {
   // takes a line past the caches in ten cycles, and holds a dozen.
   HWY_INLINE void FinishSome() { FinishUpTo(pending_.next + chunk_); }
   void FinishAll() { FinishUpTo(pending_.rows); }
+
+  // Whether something goes through LineWriter.
+  bool HasLines() const { return du_.lines || ddt_.lines || dz_.lines; }
+  // Writes that of a panel whose vectors have been added: columns
+  // [col, col + width) of rows [row, row + rows).
+  HWY_NOINLINE void WriteLines(int64_t row, int64_t rows, int64_t col,
+                               int64_t width, bool first, bool last) {
+    FinishAll();
+    const VectorWriter* const writers[] = {&du_, &ddt_, &dz_};
+    constexpr BackwardArray kArrays[] = {kBackDdx, kBackDdt, kBackDgate};
+    for (int i = 0; i < 3; ++i) {
+      if (!writers[i]->lines) continue;
+      for (int64_t t = 0; t < rows; ++t) {
+        s_.lines[i].Write(writers[i]->view, t, row + t, col, width,
+                          s_.token + t * kBackRow + kArrays[i] * kBackWidth,
+                          first, last);
+      }
+    }
+  }
 
   const VectorWriter& du() const { return du_; }
   const VectorWriter& ddt() const { return ddt_; }
@@ -269,7 +287,7 @@ class BackwardRows {
   }
 
   // du, ddt_raw, dz of one vector, and the sum over time of ddt_raw.
-  HWY_INLINE void FinishVector(int64_t row, int64_t col, const float* token) {
+  HWY_INLINE void FinishVector(int64_t row, int64_t col, float* token) {
     const int64_t left = args_.channels - col;
     const int64_t channel = col - col0_;
     const VF u = ReadVector(args_.u, row, col, left);
@@ -284,9 +302,21 @@ class BackwardRows {
     const VF dz = hn::Mul(LoadF(token + kBackDgate * kBackWidth), y);
     float* dbias = dbias_ + channel;
     StoreF(hn::Add(ddt, LoadF(dbias)), dbias);
-    du_.Write(du, row, col, left);
-    ddt_.Write(ddt, row, col, left);
-    if (dz_.view.data != nullptr) dz_.Write(dz, row, col, left);
+    WriteOrPut(du_, du, row, col, left, token + kBackDdx * kBackWidth);
+    WriteOrPut(ddt_, ddt, row, col, left, token + kBackDdt * kBackWidth);
+    if (dz_.view.data == nullptr) return;
+    WriteOrPut(dz_, dz, row, col, left, token + kBackDgate * kBackWidth);
+  }
+
+  // Into the matrix, or into the token, for WriteLines.
+  static HWY_INLINE void WriteOrPut(const VectorWriter& writer, VF x,
+                                    int64_t row, int64_t col, int64_t left,
+                                    float* token) {
+    if (writer.lines) {
+      StoreF(x, token);
+    } else {
+      writer.Write(x, row, col, left);
+    }
   }
 
   // Vectors whose outputs are still to be written.
@@ -294,7 +324,7 @@ class BackwardRows {
     int64_t row = 0, rows = 0, next = 0;  // Of the matrices; those done.
     int64_t col = 0;
     int slots = 0;
-    const float* token = nullptr;
+    float* token = nullptr;
   };
 
   const SelectiveScanArgs& args_;

@@ -128,14 +128,16 @@ HWY_INLINE bool CanStreamLines(const MatView& v) {
          v.stride * SizeOf(v.dtype) % bytes == 0;
 }
 
-// Whether rows of a matrix of that many bytes go past the caches: they would
-// not be in L2 any more when they are read.
+// Whether a matrix would not be in L2 any more when it is read.
+HWY_INLINE bool IsLarge(const MatView& v) {
+  return v.rows * v.cols * static_cast<int64_t>(SizeOf(v.dtype)) >= 4 << 20;
+}
+
+// Whether its rows go past the caches; T: its type.
 template <class T>
 HWY_INLINE bool ShouldStream(const MatView& v) {
-  constexpr int64_t kMany = 4 << 20;
   constexpr int64_t kBytes = kLanes * sizeof(T);
-  return v.rows * v.cols * static_cast<int64_t>(sizeof(T)) >= kMany &&
-         reinterpret_cast<uintptr_t>(v.data) % kBytes == 0 &&
+  return IsLarge(v) && reinterpret_cast<uintptr_t>(v.data) % kBytes == 0 &&
          v.stride % kLanes == 0;
 }
 template <class T>

@@ -78,6 +78,35 @@ TEST_P(SelectiveScanTest, BackwardIsTheOracles) {
 INSTANTIATE_TEST_SUITE_P(Table, SelectiveScanTest, ::testing::ValuesIn(kCases),
                          [](const auto& info) { return info.param.name; });
 
+std::vector<int64_t> Every(int64_t step, int64_t rows) {
+  std::vector<int64_t> all;
+  for (int64_t row = step; row < rows; row += step) all.push_back(row);
+  return all;
+}
+
+Case OffLines(const char* name, int64_t batch, int64_t time, int64_t channels,
+              int64_t states, int64_t margin, int threads) {
+  Case c = {name, batch, time, channels, states, Every(37, batch * time)};
+  c.margin = margin, c.threads = threads;
+  return c;
+}
+
+// Matrices that do not stay in a cache and whose rows begin anywhere in a line.
+// Documents are short, since a maximum over many elements finds long products.
+std::vector<Case> LargeCases() {
+  std::vector<Case> cases = {
+      OffLines("OffLines", 1, 1010, 1051, 2, 0, 3),
+      OffLines("OffLinesOneChannelLeft", 1, 1040, 1025, 1, 1, 2),
+      OffLines("OffLinesManyThreads", 2, 600, 891, 5, 6, 7),
+      OffLines("OffLinesNoGate", 1, 1100, 961, 9, 3, 2),
+  };
+  cases.back().gate = false;
+  return cases;
+}
+INSTANTIATE_TEST_SUITE_P(Large, SelectiveScanTest,
+                         ::testing::ValuesIn(LargeCases()),
+                         [](const auto& info) { return info.param.name; });
+
 TEST(SelectiveScanOracle, GradientIsTheFiniteDifference) {
   const Case c = {"", 2, 9, 3, 2, {0, 4, 5, 17}};
   ScanInputs in = MakeInputs(c);
