@@ -36,21 +36,29 @@ struct ProductYardstick::Impl {
 };
 
 ProductYardstick::ProductYardstick(int64_t m, int64_t n, int64_t k, DType in,
-                                   DType out)
+                                   DType out, ProductLayout layout)
     : impl_(std::make_unique<Impl>()) {
-  const auto any = [](int64_t rows, int64_t cols, DType dtype) {
+  using Tag = memory::format_tag;
+  const bool gradient = layout == ProductLayout::kGradient;
+  const auto desc = [&](int64_t rows, int64_t cols, DType dtype, Tag tag) {
     return memory::desc(
         {rows, cols},
         dtype == DType::kF32 ? memory::data_type::f32 : memory::data_type::bf16,
-        memory::format_tag::any);
+        gradient ? tag : Tag::any);
   };
+  const memory::desc a = desc(m, k, in, Tag::ba), b = desc(k, n, in, Tag::ab),
+                     c = desc(m, n, out, Tag::ab);
+  dnnl::primitive_attr attributes;
+  if (gradient) {
+    dnnl::post_ops add;
+    add.append_sum(1.0f);
+    attributes.set_post_ops(add);
+  }
 #if DNNL_VERSION_MAJOR >= 3
-  const dnnl::matmul::primitive_desc pd(impl_->engine, any(m, k, in),
-                                        any(k, n, in), any(m, n, out));
+  const dnnl::matmul::primitive_desc pd(impl_->engine, a, b, c, attributes);
 #else
-  const dnnl::matmul::primitive_desc pd(
-      dnnl::matmul::desc(any(m, k, in), any(k, n, in), any(m, n, out)),
-      impl_->engine);
+  const dnnl::matmul::primitive_desc pd(dnnl::matmul::desc(a, b, c), attributes,
+                                        impl_->engine);
 #endif
   impl_->flops = 2.0 * static_cast<double>(m * n * k);
   impl_->primitive = dnnl::matmul(pd);

@@ -7,11 +7,17 @@
 
 namespace carry {
 
-// C [m, n] = A [m, k] B [k, n] with all layouts the library's own choice and
-// nothing to reorder, on memory that only it sees.
+enum class ProductLayout {
+  kOwnChoice,  // The library's, with nothing to reorder.
+  kGradient,   // A [k, m] and B [k, n] by rows, C += A^T B: what a weight
+               // gradient has.
+};
+
+// C [m, n] = A [m, k] B [k, n] on memory that only it sees.
 class ProductYardstick {
  public:
-  ProductYardstick(int64_t m, int64_t n, int64_t k, DType in, DType out);
+  ProductYardstick(int64_t m, int64_t n, int64_t k, DType in, DType out,
+                   ProductLayout layout = ProductLayout::kOwnChoice);
   ~ProductYardstick();
   ProductYardstick(const ProductYardstick&) = delete;
   ProductYardstick& operator=(const ProductYardstick&) = delete;

@@ -1,5 +1,7 @@
 // Matrix products against the best that oneDNN itself does for the shape: all
-// layouts its own choice, nothing to reorder.
+// layouts its own choice, nothing to reorder. Weight gradients also against its
+// best for the layout that they have: no order of its own choice is to be had
+// without a transposed copy.
 
 #include <memory>
 
@@ -19,15 +21,17 @@ struct Layer {
 
 BenchRow Row(const std::string& op, const std::string& shape, int64_t m,
              int64_t n, int64_t k, DType in, DType out,
-             std::function<void()> run) {
+             std::function<void()> run,
+             ProductLayout layout = ProductLayout::kOwnChoice) {
   BenchRow row;
   row.op = op;
   row.shape = shape;
   row.unit = "GFLOP/s";
   row.work = 2e-9 * m * n * k;
   row.run = std::move(run);
-  row.limit_name = "oneDNN's best";
-  auto best = std::make_shared<ProductYardstick>(m, n, k, in, out);
+  row.limit_name = layout == ProductLayout::kGradient ? "oneDNN, same layout"
+                                                      : "oneDNN's best";
+  auto best = std::make_shared<ProductYardstick>(m, n, k, in, out, layout);
   row.limit = [best] { return best->Gflops(); };
   row.bar = 0.95;
   return row;
@@ -64,16 +68,23 @@ void AddLayer(std::vector<BenchRowMaker>* rows, const Layer& layer, int64_t m,
            MatMul(dy, *packed, dx, Write::kOverwrite, nullptr);
          });
        }});
-  rows->push_back(
-      {"matmul dw " + shape, [=] {
-         BenchPool pool;
-         const MatView x = pool.Matrix(m, k, dtype, -1, 1);
-         const MatView dy = pool.Matrix(m, n, dtype, -1, 1);
-         const MatView dw = pool.Matrix(n, k, DType::kF32, 0, 0);
-         return Row("matmul dw", shape, n, k, m, dtype, DType::kF32, [=] {
-           MatMul({dy, true, x, false, dw, Write::kAccumulate, nullptr});
-         });
-       }});
+  for (ProductLayout layout :
+       {ProductLayout::kGradient, ProductLayout::kOwnChoice}) {
+    rows->push_back(
+        {"matmul dw " + shape, [=] {
+           BenchPool pool;
+           const MatView x = pool.Matrix(m, k, dtype, -1, 1);
+           const MatView dy = pool.Matrix(m, n, dtype, -1, 1);
+           const MatView dw = pool.Matrix(n, k, DType::kF32, 0, 0);
+           const auto run = [=] {
+             MatMul({dy, true, x, false, dw, Write::kAccumulate, nullptr});
+           };
+           BenchRow row = Row("matmul dw", shape, n, k, m, dtype, DType::kF32,
+                              run, layout);
+           if (layout == ProductLayout::kOwnChoice) row.bar = 0;
+           return row;
+         }});
+  }
 }
 
 // A weight gradient whose operands and sum come from memory, as in a step.
