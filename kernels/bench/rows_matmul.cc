@@ -154,12 +154,14 @@ void AddVector(std::vector<BenchRowMaker>* rows, const Layer& layer, int64_t m,
 void AddMatMulRows(std::vector<BenchRowMaker>* rows) {
   const Layer in = {"in_proj", 3072, 768}, x = {"x_proj", 80, 1536},
               dt = {"dt_proj", 1536, 48}, out = {"out_proj", 768, 1536},
-              head = {"head", 50280, 768};
+              head = {"head", 50280, 768}, wide = {"in_proj 1.4B", 8192, 2048};
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     for (const Layer& layer : {in, x, dt, out}) {
       AddLayer(rows, layer, 2048, dtype);
     }
     AddLayer(rows, head, 256, dtype);
+    AddLayer(rows, wide, 1024, dtype);
+    AddLayer(rows, {"out_proj 1.4B", 2048, 4096}, 1024, dtype);
     for (const Layer& layer : {in, x, dt, out}) {
       AddColdGradient(rows, layer, 1024, dtype);
     }
