@@ -31,11 +31,24 @@ void AddWeightGradient(const ConstMatView& dlogits, const ConstMatView& x,
                                   /*transpose_b=*/false, dw, write);
 }
 
+// Long rows of a narrower gradient are better off where the logits are: their
+// lines are in the cache. Short ones had better be dense for the products.
+bool GradientTakesLogitsPlace(int64_t vocab, DType dtype) {
+  constexpr int64_t kLong = 4096;
+  return dtype == DType::kF32 || vocab >= kLong;
+}
+
 }  // namespace
 
 int64_t CrossEntropySliceRows(int64_t rows, int64_t vocab) {
   const int64_t fit = kSliceBytes / (vocab * 4) / kMinRows * kMinRows;
   return std::min(rows, std::max(fit, kMinRows));
+}
+
+int64_t CrossEntropyBytes(int64_t rows, int64_t vocab, DType dtype) {
+  const int64_t narrow =
+      GradientTakesLogitsPlace(vocab, dtype) ? 0 : SizeOf(dtype);
+  return CrossEntropySliceRows(rows, vocab) * vocab * (4 + narrow);
 }
 
 Tensor LinearCrossEntropy(Tape& tape, const Var& x, Parameter& weight,
@@ -51,15 +64,20 @@ Tensor LinearCrossEntropy(Tape& tape, const Var& x, Parameter& weight,
   Tensor dx;
   if (gradient) dx = Tensor::Empty(x.value().shape(), dtype);
   const Tensor logits = Tensor::Empty({slice, vocab}, DType::kF32);
-  // In fp32 the gradient overwrites the logits.
-  const bool narrow = gradient && dtype != DType::kF32;
-  const Tensor dlogits = narrow ? Tensor::Empty({slice, vocab}, dtype) : logits;
+  const bool in_place = GradientTakesLogitsPlace(vocab, dtype);
+  Tensor dlogits;
+  if (gradient && !in_place) dlogits = Tensor::Empty({slice, vocab}, dtype);
   for (int64_t begin = 0; begin < rows; begin += slice) {
     const int64_t n = std::min(slice, rows - begin);
     const Tensor xs = x.value().Rows(begin, n);
-    MatView out = logits.Rows(0, n).view();
+    const MatView out = logits.Rows(0, n).view();
     Product("matmul", xs.view(), weight, /*transpose=*/true, slice, out);
-    const MatView dout = gradient ? dlogits.Rows(0, n).view() : MatView{};
+    MatView dout;
+    if (gradient && in_place) {  // At the same pitch in bytes.
+      dout = {out.data, dtype, n, vocab, vocab * 4 / SizeOf(dtype)};
+    } else if (gradient) {
+      dout = dlogits.Rows(0, n).view();
+    }
     {
       const int64_t bytes = 4 + (gradient ? SizeOf(dtype) : 0);
       const Span span(StreamInfo("cross-entropy", dtype, n * vocab * bytes));

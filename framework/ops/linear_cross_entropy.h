@@ -14,15 +14,16 @@
 
 namespace carry {
 
-// x [..., D]; weight [V, D]; targets [rows], -1 where a row does not count
-// in the memory of x's device (must
-// outlive the call only). Returns nll fp32 [rows], 0 where a row does
-// not count. Reductions are fp32, logits and their gradient are accumulated
-// in fp32 and stored in fp32, the gradient in x's dtype.
+// x [..., D]; weight [V, D]; targets [rows], -1 where a row does not count, in
+// the memory of x's device (must outlive the call only). Returns nll fp32
+// [rows], 0 where a row does not count. Reductions are fp32, logits are stored
+// in fp32, their gradient in x's dtype.
 Tensor LinearCrossEntropy(Tape& tape, const Var& x, Parameter& weight,
                           const int32_t* targets, float loss_weight);
 
 // Rows of a slice, so that a slice of logits takes about 64 MiB.
 int64_t CrossEntropySliceRows(int64_t rows, int64_t vocab);
+// What a slice of logits and its gradient in `dtype` take at once.
+int64_t CrossEntropyBytes(int64_t rows, int64_t vocab, DType dtype);
 
 }  // namespace carry

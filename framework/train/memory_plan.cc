@@ -141,9 +141,7 @@ MemoryPlan PlanTrainingMemory(const config::Recipe& recipe) {
   const int64_t vocab = recipe.model().vocab_size();
   const int64_t rows =
       s.batch * (prefix ? CeilDiv(s.length, s.ranks) : s.chunk);
-  // Logits, and their gradient where it is narrower.
-  plan.head = CrossEntropySliceRows(rows, vocab) * vocab *
-              (4 + (s.dtype == DType::kF32 ? 0 : SizeOf(s.dtype)));
+  plan.head = CrossEntropyBytes(rows, vocab, s.dtype);
   plan.tokens = s.rows * s.length * (4 + 4 + 1);
   return plan;
 }

@@ -239,17 +239,20 @@ TEST(StreamedPass, TapeEstimateIsWhatTheTapeTakes) {
 }
 
 TEST(StreamedPass, PlanKnowsWhatTheLossTakes) {
-  for (const auto precision :
-       {config::Training::FP32, config::Training::BF16}) {
+  // In bf16 the gradient lies beside the logits of a small vocabulary.
+  for (const auto& [precision, vocab] :
+       {std::pair{config::Training::FP32, 5000},
+        std::pair{config::Training::BF16, 5000},
+        std::pair{config::Training::BF16, 4000}}) {
     config::Recipe recipe;
     *recipe.mutable_model() = TinyModelConfig();
-    recipe.mutable_model()->set_vocab_size(5000);
+    recipe.mutable_model()->set_vocab_size(vocab);
     recipe.mutable_training()->set_precision(precision);
     recipe.mutable_training()->set_batch_size(1);
     recipe.mutable_training()->set_sequence_length(200);
     LanguageModel model(recipe.model(), ActivationDType(recipe));
     model.Allocate(1, /*gradients=*/true);
-    const TinyBatch batch(1, 200, 5000, 0);
+    const TinyBatch batch(1, 200, vocab, 0);
     Tape tape(true);
     const ChunkData data(batch.view, {0, 0, 200});
     const LanguageModel::Hidden hidden =
