@@ -57,10 +57,18 @@ const WeightPack& Parameter::Packed(bool transpose, DType dtype, int64_t rows) {
   if (kind != kPlain && !grad_.defined()) {
     packs_[kind == kManyRows ? kFewRowsOnly : kManyRows] = {};
   }
+  // What training needs later is packed while the weight is in the cache.
+  Pack& later = packs_[kPlain];
+  const bool both = kind == kManyRows && fits && grad_.defined() &&
+                    later.weight != nullptr && later.dtype == dtype &&
+                    later.version != *version_;
   SpanInfo info{.category = "op", .name = "pack weights", .dtype = dtype};
-  info.bytes = size() * (4 + SizeOf(dtype));
+  info.bytes = size() * (4 + (both ? 2 : 1) * SizeOf(dtype));
   const Span span(info);
-  if (fits) {
+  if (both) {
+    pack.weight->UpdateBoth(value_.view(), *later.weight);
+    later.version = *version_;
+  } else if (fits) {
     pack.weight->Update(value_.view());
   } else {
     pack.weight = backend.Pack(value_.view(), transpose, dtype, rows);

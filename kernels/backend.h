@@ -38,6 +38,11 @@ class WeightPack {
   virtual ~WeightPack() = default;
   // Takes new values of the same shape.
   virtual void Update(const ConstMatView& weight) = 0;
+  // The same for the other pack of the weight too.
+  virtual void UpdateBoth(const ConstMatView& weight, WeightPack& other) {
+    Update(weight);
+    other.Update(weight);
+  }
   // That it keeps without Backend's allocator knowing of it.
   virtual int64_t bytes() const = 0;
 };

@@ -48,6 +48,9 @@ class PackedWeight {
 
   // Packs new values of the same shape into the same memory.
   void Update(ConstMatView w);
+  // The same for two packs of one weight, for y = x W^T and for dx = dy W, with
+  // one pass over it.
+  static void UpdateBoth(ConstMatView w, PackedWeight* y, PackedWeight* dx);
 
   struct Impl;
   const Impl& impl() const { return *impl_; }

@@ -23,6 +23,10 @@ class CpuPack : public WeightPack {
   CpuPack(const ConstMatView& weight, bool transpose, DType dtype, int64_t rows)
       : packed_(weight, transpose, dtype, rows) {}
   void Update(const ConstMatView& weight) override { packed_.Update(weight); }
+  void UpdateBoth(const ConstMatView& weight, WeightPack& other) override {
+    PackedWeight::UpdateBoth(weight, &packed_,
+                             &static_cast<CpuPack&>(other).packed_);
+  }
   int64_t bytes() const override { return packed_.bytes(); }
   const PackedWeight& packed() const { return packed_; }
 

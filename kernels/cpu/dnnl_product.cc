@@ -29,19 +29,13 @@ memory::data_type TypeOf(DType dtype) {
                               : memory::data_type::bf16;
 }
 
-// Version 2.6 dies of an illegal instruction in products of 63 terms with AMX,
-// if the rows leave a rest of some sizes.
-bool Dies(const memory::desc& a) {
-  return DNNL_VERSION_MAJOR < 3 && a.data_type() == memory::data_type::bf16 &&
-         a.dims()[1] == 63 && HasAmxBf16();
-}
-
 // Not usable where the library has no such product.
 dnnl::matmul::primitive_desc MakeDescriptor(const memory::desc& a,
                                             const memory::desc& b,
                                             const memory::desc& c, bool bias,
                                             bool accumulate) {
-  if (Dies(a)) return {};
+  const bool bf16 = a.data_type() == memory::data_type::bf16;
+  if (DnnlDies(bf16 ? DType::kBF16 : DType::kF32, a.dims()[1])) return {};
   dnnl::primitive_attr attr;
   if (accumulate) {
     dnnl::post_ops ops;
@@ -99,6 +93,11 @@ ThreadState& State() {
 }
 
 }  // namespace
+
+bool DnnlDies(DType dtype, int64_t k) {
+  return DNNL_VERSION_MAJOR < 3 && dtype == DType::kBF16 && k % 32 == 31 &&
+         HasAmxBf16();
+}
 
 dnnl::engine& DnnlEngine() {
   static dnnl::engine* engine = new dnnl::engine(dnnl::engine::kind::cpu, 0);
@@ -198,7 +197,11 @@ void DnnlOperand::Bind(const ConstMatView& v, dnnl::stream& stream) {
   void* copy =
       WorkingCopy(which_, static_cast<int64_t>(taken_.get_desc().get_size()));
   taken_.set_data_handle(copy);
-  if (how_ == How::kTiles) return PackTiles(v, transpose_, tiles_, copy);
+  if (how_ == How::kTiles) {
+    const bool stream =
+        ShouldStreamTiles(v.rows * v.cols * SizeOf(tiles_.dtype));
+    return PackTiles(v, transpose_, tiles_, stream, copy);
+  }
   // The library's reorder takes four times as long.
   if (how_ == How::kTranspose) {
     return TransposeBf16(v, static_cast<BFloat16*>(copy));

@@ -14,6 +14,11 @@
 
 namespace carry {
 
+// Whether the library may die of an illegal instruction in a product of k
+// terms: version 2.6 does with AMX, for some numbers of rows, where a step of
+// 32 terms lacks one. Below, it has no such products then.
+bool DnnlDies(DType dtype, int64_t k);
+
 dnnl::engine& DnnlEngine();
 // The calling thread's.
 dnnl::stream& DnnlStream();
@@ -38,6 +43,7 @@ enum WorkingCopyOf {
   kDenseA,
   kDenseC,
   kSliceOfA,
+  kPaddedA,
   kSumC,
   kCopies
 };

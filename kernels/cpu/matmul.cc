@@ -145,22 +145,30 @@ struct PackedWeight::Impl {
   Pages pages;
   memory packed;       // In `pages`.
   int64_t layout = 0;  // 0: [N, K] as it is, for products of a few rows.
+  int64_t pad = 0;     // Zeros behind K where the library dies of K itself.
   bool thin = false;   // As ThinProduct takes it; no `packed`.
-  // Or in kSlice of K each; no `packed`.
+  // Or kSlice of K each; no `packed`.
   std::vector<std::unique_ptr<PackedWeight>> slices;
 
-  // K's [begin, end) of the i-th slice, of W.
-  ConstMatView Slice(const ConstMatView& w, int64_t i) const {
-    const int64_t begin = i * kSlice, end = std::min(k, begin + kSlice);
-    return transpose ? Columns(w, begin, end) : Rows(w, begin, end);
+  // The i-th of SliceCount slices of K; the last has the rest, half a slice at
+  // least.
+  static int64_t SliceCount(int64_t k) { return (k + kSlice / 2) / kSlice; }
+  int64_t SliceEnd(int64_t i) const {
+    return i + 1 == SliceCount(k) ? k : (i + 1) * kSlice;
   }
+  ConstMatView Slice(const ConstMatView& w, int64_t i) const {
+    return transpose ? Columns(w, i * kSlice, SliceEnd(i))
+                     : Rows(w, i * kSlice, SliceEnd(i));
+  }
+
   void Allocate(const memory::desc& desc) {
     pages = Pages(static_cast<int64_t>(desc.get_size()));
     packed = memory(desc, DnnlEngine(), pages.data());
   }
-  ConstMatView Shape() const {  // Of W; no data.
-    return {nullptr, held, transpose ? n : k, transpose ? k : n,
-            transpose ? k : n};
+  ConstMatView Shape() const {  // Of W with its padding; no data.
+    const int64_t depth = k + pad;
+    return {nullptr, held, transpose ? n : depth, transpose ? depth : n,
+            transpose ? depth : n};
   }
 };
 
@@ -186,15 +194,18 @@ PackedWeight::PackedWeight(ConstMatView w, bool transpose, DType dtype,
     return;
   }
   if (TakesSlices(dtype, rows_hint, impl.n, impl.k)) {
-    for (int64_t i = 0; i * kSlice < impl.k; ++i) {
+    for (int64_t i = 0; i < Impl::SliceCount(impl.k); ++i) {
       impl.slices.push_back(std::make_unique<PackedWeight>(
           impl.Slice(w, i), transpose, dtype, rows_hint));
     }
     return;
   }
+  impl.pad = DnnlDies(dtype, impl.k) ? 1 : 0;
   std::optional<memory::desc> best =
-      BestLayout(rows_hint, impl.n, impl.k, dtype);
-  if (!best.has_value()) {
+      BestLayout(rows_hint, impl.n, impl.k + impl.pad, dtype);
+  TileLayout tiles;  // PackTiles writes zeros behind K.
+  if (!best.has_value() || (impl.pad != 0 && !DescribeTiles(*best, &tiles))) {
+    impl.pad = 0;
     impl.held = DType::kF32;
     best = BestLayout(rows_hint, impl.n, impl.k, DType::kF32);
   }
@@ -228,14 +239,87 @@ void PackedWeight::Update(ConstMatView w) {
     return;
   }
   TileLayout tiles;
-  if (w.dtype == DType::kF32 && DescribeTiles(impl.packed.get_desc(), &tiles)) {
-    return PackTiles(w, impl.transpose, tiles, impl.pages.data());
+  if (DescribeTiles(impl.packed.get_desc(), &tiles) &&
+      (w.dtype == DType::kF32 || w.dtype == tiles.dtype)) {
+    return PackTiles(w, impl.transpose, tiles, ShouldStreamTiles(bytes()),
+                     impl.pages.data());
   }
   memory from(DescribeMatrix(w, impl.transpose), DnnlEngine(),
               const_cast<void*>(w.data));
   memory to = impl.packed;
   dnnl::reorder(from, to).execute(DnnlStream(), from, to);
   DnnlStream().wait();
+}
+
+namespace {
+
+// Rows of a weight that are packed twice while they are in the L2 caches: so
+// many bytes a thread, and a whole part of a slice.
+constexpr int64_t kBlockBytes = int64_t{1} << 20, kLeastBlock = 64;
+
+int64_t BlockRows(const ConstMatView& w) {
+  const int64_t fit = NumThreads() * kBlockBytes / (w.cols * 4);
+  int64_t rows = kSlice;
+  while (rows > kLeastBlock && rows > fit) rows /= 2;
+  return rows;
+}
+
+// Whether PackRows will do.
+bool PacksRows(const PackedWeight::Impl& impl) {
+  if (!impl.slices.empty()) {
+    return std::all_of(impl.slices.begin(), impl.slices.end(),
+                       [](const auto& s) { return PacksRows(s->impl()); });
+  }
+  TileLayout tiles;
+  return !impl.thin && impl.layout != 0 &&
+         DescribeTiles(impl.packed.get_desc(), &tiles) &&
+         kLeastBlock % (impl.transpose ? tiles.columns : tiles.rows) == 0;
+}
+
+// Packs w's rows [begin, end), which begin at a multiple of kLeastBlock and do
+// not cross a multiple of kSlice.
+void PackRows(const ConstMatView& w, int64_t begin, int64_t end,
+              const PackedWeight::Impl& impl) {
+  if (!impl.slices.empty() && impl.transpose) {
+    for (size_t i = 0; i < impl.slices.size(); ++i) {
+      PackRows(impl.Slice(w, static_cast<int64_t>(i)), begin, end,
+               impl.slices[i]->impl());
+    }
+    return;
+  }
+  if (!impl.slices.empty()) {
+    const int64_t i =
+        std::min(begin / kSlice, PackedWeight::Impl::SliceCount(impl.k) - 1);
+    const int64_t first = i * kSlice;
+    return PackRows(impl.Slice(w, i), begin - first, end - first,
+                    impl.slices[i]->impl());
+  }
+  TileLayout tiles;
+  DescribeTiles(impl.packed.get_desc(), &tiles);
+  const int64_t at = impl.transpose
+                         ? begin / tiles.columns * tiles.column_stride
+                         : begin / tiles.rows * tiles.row_stride;
+  PackTiles(Rows(w, begin, end), impl.transpose, tiles, /*stream=*/true,
+            static_cast<char*>(impl.pages.data()) + at * SizeOf(tiles.dtype));
+}
+
+}  // namespace
+
+void PackedWeight::UpdateBoth(ConstMatView w, PackedWeight* y,
+                              PackedWeight* dx) {
+  // A small one stays in the caches as it is.
+  const int64_t block = BlockRows(w);
+  if (w.dtype != DType::kF32 || w.rows <= block || !PacksRows(y->impl()) ||
+      !PacksRows(dx->impl())) {
+    y->Update(w);
+    dx->Update(w);
+    return;
+  }
+  for (int64_t begin = 0; begin < w.rows; begin += block) {
+    const int64_t end = std::min(w.rows, begin + block);
+    PackRows(w, begin, end, y->impl());
+    PackRows(w, begin, end, dx->impl());
+  }
 }
 
 namespace {
@@ -255,6 +339,18 @@ void CopyRows(const ConstMatView& from, const MatView& to) {
                 static_cast<const char*>(from.data) + r * from.stride * size,
                 to.cols * size);
   });
+}
+
+// A dense copy with `pad` columns of zeros behind it.
+MatView Padded(const ConstMatView& v, int64_t pad) {
+  const int64_t cols = v.cols + pad, size = SizeOf(v.dtype);
+  char* space = static_cast<char*>(WorkingCopy(kPaddedA, v.rows * cols * size));
+  const MatView copy = {space, v.dtype, v.rows, cols, cols};
+  CopyRows(v, {space, v.dtype, v.rows, v.cols, cols});
+  for (int64_t r = 0; r < v.rows; ++r) {
+    std::memset(space + (r * cols + v.cols) * size, 0, pad * size);
+  }
+  return copy;
 }
 
 // Each rounded to the other's type where they differ.
@@ -277,9 +373,8 @@ void MultiplySlices(const ConstMatView& a, const PackedWeight::Impl& impl,
     if (write == Write::kAccumulate) CastRows(c, sum);
   }
   for (size_t i = 0; i < impl.slices.size(); ++i) {
-    const int64_t begin = static_cast<int64_t>(i) * kSlice;
-    const ConstMatView part =
-        Columns(a, begin, std::min(a.cols, begin + kSlice));
+    const auto at = static_cast<int64_t>(i);
+    const ConstMatView part = Columns(a, at * kSlice, impl.SliceEnd(at));
     const MatView dense = DenseSpace(part, kSliceOfA);
     CopyRows(part, dense);
     MatMul(dense, *impl.slices[i], sum, i == 0 ? write : Write::kAccumulate,
@@ -293,6 +388,9 @@ void MultiplyPacked(const ConstMatView& a, const PackedWeight::Impl& impl,
                     const MatView& c, Write write, const float* bias) {
   if (impl.thin) return ThinProduct(a, impl.pages.data(), c, write, bias);
   if (!impl.slices.empty()) return MultiplySlices(a, impl, c, write, bias);
+  if (impl.pad != 0 && a.cols == impl.k) {
+    return MultiplyPacked(Padded(a, impl.pad), impl, c, write, bias);
+  }
   MatMulArgs args = {a, false, impl.Shape(), impl.transpose, c, write, bias};
   if (impl.layout == 0) {
     args.b.data = impl.packed.get_data_handle();
@@ -318,7 +416,7 @@ void MultiplyPacked(const ConstMatView& a, const PackedWeight::Impl& impl,
     return CopyRows(dense, c);
   }
   // No good primitive takes this layout for this many rows: unpack.
-  std::vector<char> plain(impl.n * impl.k * SizeOf(impl.held));
+  std::vector<char> plain(impl.n * (impl.k + impl.pad) * SizeOf(impl.held));
   args.b.data = plain.data();
   memory from = impl.packed;
   memory to(DescribeMatrix(args.b, impl.transpose), DnnlEngine(), plain.data());

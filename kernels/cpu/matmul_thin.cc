@@ -144,7 +144,8 @@ int64_t ThinWeightBytes(int64_t n, int64_t k) {
 }
 
 void PackThinWeight(ConstMatView w, bool transpose, void* tiles) {
-  PackTiles(w, transpose, ThinLayout(transpose ? w.cols : w.rows), tiles);
+  PackTiles(w, transpose, ThinLayout(transpose ? w.cols : w.rows),
+            /*stream=*/false, tiles);
 }
 
 void ThinProduct(ConstMatView x, const void* tiles, MatView y, Write write,

@@ -176,19 +176,16 @@ bool CanPackTiles(const TileLayout& layout) {
 }
 
 void PackTiles(const ConstMatView& w, bool transpose, const TileLayout& layout,
-               void* out) {
+               bool stream, void* out) {
   CARRY_CHECK(CanPackTiles(layout));
   CARRY_CHECK(w.dtype == DType::kF32 || w.dtype == layout.dtype);
   const int64_t k = transpose ? w.cols : w.rows;
   const int64_t n = transpose ? w.rows : w.cols;
   const int64_t tiles = ((k + layout.rows - 1) / layout.rows) *
                         ((n + layout.columns - 1) / layout.columns);
-  // What stays in the caches until it is read is not sent past them.
-  constexpr int64_t kMany = 4 << 20;
-  const bool stream = k * n * SizeOf(layout.dtype) >= kMany &&
-                      reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
-                      layout.row_stride * SizeOf(layout.dtype) % 64 == 0 &&
-                      layout.column_stride * SizeOf(layout.dtype) % 64 == 0;
+  stream = stream && reinterpret_cast<uintptr_t>(out) % 64 == 0 &&
+           layout.row_stride * SizeOf(layout.dtype) % 64 == 0 &&
+           layout.column_stride * SizeOf(layout.dtype) % 64 == 0;
   ParallelRanges(tiles, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(PackRange)
     (w, transpose, layout, stream, begin, end, static_cast<char*>(out));

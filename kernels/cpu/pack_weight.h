@@ -18,9 +18,13 @@ struct TileLayout {
 
 // out = op(w) rounded to the layout's type; zeros fill the tiles at the edges.
 // w is W [K, N], or W [N, K] if `transpose`, in fp32 or in the layout's type.
-// Supported are 16 words of 4 bytes down a tile: rows == 16 pair.
+// Supported are 16 words of 4 bytes down a tile: rows == 16 pair. `stream`:
+// past the caches where `out` is aligned; else what is packed had better fit
+// them.
 bool CanPackTiles(const TileLayout& layout);
 void PackTiles(const ConstMatView& w, bool transpose, const TileLayout& layout,
-               void* out);
+               bool stream, void* out);
+// Whether a packed matrix of so many bytes had better go past the caches.
+constexpr bool ShouldStreamTiles(int64_t bytes) { return bytes >= 4 << 20; }
 
 }  // namespace carry

@@ -70,8 +70,12 @@ const Case kCases[] = {
     {"WholeTilesBf16", 40, 128, 64, false, true, kBF16, kBF16},
     {"WholeTilesBf16Plain", 40, 128, 64, false, false, kBF16, kBF16},
     {"DeepStridedBf16", 70, 96, 130, false, true, kBF16, kBF16, true, false, 7},
-    {"SixtyThreeTermsBf16", 140, 300, 63, false, true, kBF16, kBF16},
-    {"SixtyThreeTermsBf16Plain", 35, 100, 63, false, false, kBF16, kF32, true},
+    // A step of 32 terms that lacks one.
+    {"LacksOneTermBf16", 140, 300, 63, false, true, kBF16, kBF16},
+    {"LacksOneTermBf16Plain", 35, 100, 63, false, false, kBF16, kF32, true},
+    {"LacksOneTermBf16Deep", 140, 200, 1631, false, true, kBF16, kF32},
+    {"LacksOneTermBf16Strided", 35, 200, 2399, false, false, kBF16, kBF16, true,
+     true, 3},
     {"SlicesBf16", 130, 516, 6100, false, false, kBF16, kBF16},
     {"SlicesBf16BiasAccumulate", 128, 1537, 2077, false, true, kBF16, kBF16,
      true, true, 5},
@@ -227,6 +231,53 @@ TEST_P(PackedMatMulTest, IsTheOracles) {
 INSTANTIATE_TEST_SUITE_P(Table, PackedMatMulTest,
                          ::testing::ValuesIn(PackedCases(false)),
                          [](const auto& info) { return info.param.name; });
+
+struct Pair {
+  const char* name;
+  int64_t n, k;
+  DType dtype;
+};
+class PackedPairTest : public ::testing::TestWithParam<Pair> {};
+
+// Both packs at once hold what each holds by itself.
+TEST_P(PackedPairTest, IsTheSameAsOneByOne) {
+  const auto& [name, n, k, dtype] = GetParam();
+  const int64_t rows = 130;
+  Matrix zeros(Doubles(n * k, 0), n, k, kF32);
+  Matrix w(Inputs(2, n * k, kF32), n, k, kF32, 3);
+  Matrix x(Inputs(1, rows * k, dtype), rows, k, dtype);
+  Matrix dy(Inputs(4, rows * n, dtype), rows, n, dtype);
+  for (int threads : {1, 2, 3}) {
+    const testing::WithThreads with(threads);
+    PackedWeight y(zeros.view(), true, dtype, rows);
+    PackedWeight dx(zeros.view(), false, dtype, rows);
+    PackedWeight::UpdateBoth(w.view(), &y, &dx);
+    const PackedWeight y1(w.view(), true, dtype, rows);
+    const PackedWeight dx1(w.view(), false, dtype, rows);
+    Matrix a(rows, n, kF32), b(rows, n, kF32);
+    MatMul(x.view(), y, a.view(), Write::kOverwrite, nullptr);
+    MatMul(x.view(), y1, b.view(), Write::kOverwrite, nullptr);
+    EXPECT_EQ(a.values(), b.values());
+    Matrix c(rows, k, kF32), d(rows, k, kF32);
+    MatMul(dy.view(), dx, c.view(), Write::kOverwrite, nullptr);
+    MatMul(dy.view(), dx1, d.view(), Write::kOverwrite, nullptr);
+    EXPECT_EQ(c.values(), d.values());
+  }
+}
+
+// NOLINTBEGIN: a table.
+INSTANTIATE_TEST_SUITE_P(
+    Table, PackedPairTest,
+    ::testing::Values(Pair{"Small", 40, 33, kBF16},
+                      Pair{"Rows", 1450, 768, kBF16},
+                      Pair{"RowsFp32", 1450, 768, kF32},
+                      Pair{"SlicesOfRows", 6200, 520, kBF16},
+                      Pair{"SlicesOfColumns", 1000, 6100, kBF16},
+                      Pair{"LacksOneRow", 2079, 700, kBF16},
+                      Pair{"LacksOneColumn", 700, 2079, kBF16},
+                      Pair{"Thin", 3000, 48, kBF16}),
+    [](const auto& info) { return info.param.name; });
+// NOLINTEND
 
 // Weights that were packed for a few rows: their own kernel, on every target.
 class FewRowsMatMulTest : public PackedMatMulTest {};
