@@ -9,8 +9,9 @@
 //   dW       dW += dy^T x          transpose_a, Write::kAccumulate, C fp32
 // FLOPs 2 M N K; bytes at least |A| + |B| + |C|.
 //
-// CPU: oneDNN (brgemm; AMX tiles for bf16 where the CPU has them); our own AMX
-// tiles for dW, and for packed weights with K <= 128, in bf16.
+// CPU: oneDNN (brgemm; AMX tiles for bf16 where the CPU has them), packed
+// weights of large K in bf16 slice by slice; our own AMX tiles for dW, and for
+// packed weights with K <= 128, in bf16.
 // Thread safety: calls may run concurrently on different outputs.
 #pragma once
 

@@ -135,6 +135,9 @@ ConstMatView Rows(const ConstMatView& v, int64_t begin, int64_t end) {
           v.cols, v.stride};
 }
 
+// Up to the next line.
+int64_t Aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
 }  // namespace
 
 struct PackedWeight::Impl {
@@ -142,13 +145,22 @@ struct PackedWeight::Impl {
   DType dtype;   // As asked for.
   DType held;    // As packed: fp32 on a CPU without bf16 products.
   int64_t n, k;  // y [., n] = x [., k] op(W).
-  Pages pages;
-  memory packed;       // In `pages`.
+  memory::desc desc;
+  memory packed;
   int64_t layout = 0;  // 0: [N, K] as it is, for products of a few rows.
   int64_t pad = 0;     // Zeros behind K where the library dies of K itself.
   bool thin = false;   // As ThinProduct takes it; no `packed`.
   // Or kSlice of K each; no `packed`.
-  std::vector<std::unique_ptr<PackedWeight>> slices;
+  std::vector<std::unique_ptr<Impl>> slices;
+  void* data = nullptr;
+  Pages pages;  // What `data` points into, unless it is a slice's.
+
+  // How to pack, for products of `rows` rows.
+  static std::unique_ptr<Impl> Choose(int64_t n, int64_t k, bool transpose,
+                                      DType dtype, int64_t rows);
+  int64_t Bytes() const;
+  void Place(void* at);
+  void Pack(const ConstMatView& w) const;
 
   // The i-th of SliceCount slices of K; the last has the rest, half a slice at
   // least.
@@ -161,10 +173,6 @@ struct PackedWeight::Impl {
                      : Rows(w, i * kSlice, SliceEnd(i));
   }
 
-  void Allocate(const memory::desc& desc) {
-    pages = Pages(static_cast<int64_t>(desc.get_size()));
-    packed = memory(desc, DnnlEngine(), pages.data());
-  }
   ConstMatView Shape() const {  // Of W with its padding; no data.
     const int64_t depth = k + pad;
     return {nullptr, held, transpose ? n : depth, transpose ? depth : n,
@@ -172,83 +180,98 @@ struct PackedWeight::Impl {
   }
 };
 
-PackedWeight::PackedWeight(ConstMatView w, bool transpose, DType dtype,
-                           int64_t rows_hint)
-    : impl_(std::make_unique<Impl>()) {
-  Impl& impl = *impl_;
-  impl.transpose = transpose;
-  impl.dtype = impl.held = dtype;
-  impl.n = transpose ? w.rows : w.cols;
-  impl.k = transpose ? w.cols : w.rows;
-  CARRY_CHECK(impl.n > 0 && impl.k > 0 && rows_hint > 0);
-  if (transpose && rows_hint <= kFewRows) {
-    impl.layout = 0;
-    impl.Allocate(DescribeMatrix(impl.Shape(), true));
-    Update(w);
-    return;
+std::unique_ptr<PackedWeight::Impl> PackedWeight::Impl::Choose(
+    int64_t n, int64_t k, bool transpose, DType dtype, int64_t rows) {
+  auto impl = std::make_unique<Impl>();
+  impl->transpose = transpose;
+  impl->dtype = impl->held = dtype;
+  impl->n = n, impl->k = k;
+  if (transpose && rows <= kFewRows) {
+    impl->desc = DescribeMatrix(impl->Shape(), true);
+    return impl;
   }
-  if (dtype == DType::kBF16 && TakesThinProduct(impl.n, impl.k)) {
-    impl.thin = true;
-    impl.pages = Pages(ThinWeightBytes(impl.n, impl.k));
-    Update(w);
-    return;
+  if (dtype == DType::kBF16 && TakesThinProduct(n, k)) {
+    impl->thin = true;
+    return impl;
   }
-  if (TakesSlices(dtype, rows_hint, impl.n, impl.k)) {
-    for (int64_t i = 0; i < Impl::SliceCount(impl.k); ++i) {
-      impl.slices.push_back(std::make_unique<PackedWeight>(
-          impl.Slice(w, i), transpose, dtype, rows_hint));
+  if (TakesSlices(dtype, rows, n, k)) {
+    for (int64_t i = 0; i < SliceCount(k); ++i) {
+      const int64_t depth = impl->SliceEnd(i) - i * kSlice;
+      impl->slices.push_back(Choose(n, depth, transpose, dtype, rows));
+    }
+    return impl;
+  }
+  impl->pad = DnnlDies(dtype, k) ? 1 : 0;
+  std::optional<memory::desc> best = BestLayout(rows, n, k + impl->pad, dtype);
+  TileLayout tiles;  // PackTiles writes zeros behind K.
+  if (!best.has_value() || (impl->pad != 0 && !DescribeTiles(*best, &tiles))) {
+    impl->pad = 0;
+    impl->held = DType::kF32;
+    best = BestLayout(rows, n, k, DType::kF32);
+  }
+  CARRY_CHECK(best.has_value());
+  impl->desc = *best;
+  impl->layout = LayoutId(*best);
+  return impl;
+}
+
+int64_t PackedWeight::Impl::Bytes() const {
+  if (thin) return ThinWeightBytes(n, k);
+  if (slices.empty()) return static_cast<int64_t>(desc.get_size());
+  int64_t sum = 0;
+  for (const auto& slice : slices) sum += Aligned(slice->Bytes());
+  return sum;
+}
+
+void PackedWeight::Impl::Place(void* at) {
+  data = at;
+  if (!thin && slices.empty()) packed = memory(desc, DnnlEngine(), at);
+  char* next = static_cast<char*>(at);
+  for (const auto& slice : slices) {
+    slice->Place(next);
+    next += Aligned(slice->Bytes());
+  }
+}
+
+void PackedWeight::Impl::Pack(const ConstMatView& w) const {
+  if (thin) return PackThinWeight(w, transpose, data);
+  if (!slices.empty()) {
+    for (size_t i = 0; i < slices.size(); ++i) {
+      slices[i]->Pack(Slice(w, static_cast<int64_t>(i)));
     }
     return;
   }
-  impl.pad = DnnlDies(dtype, impl.k) ? 1 : 0;
-  std::optional<memory::desc> best =
-      BestLayout(rows_hint, impl.n, impl.k + impl.pad, dtype);
-  TileLayout tiles;  // PackTiles writes zeros behind K.
-  if (!best.has_value() || (impl.pad != 0 && !DescribeTiles(*best, &tiles))) {
-    impl.pad = 0;
-    impl.held = DType::kF32;
-    best = BestLayout(rows_hint, impl.n, impl.k, DType::kF32);
+  TileLayout tiles;
+  if (DescribeTiles(desc, &tiles) &&
+      (w.dtype == DType::kF32 || w.dtype == tiles.dtype)) {
+    return PackTiles(w, transpose, tiles, ShouldStreamTiles(Bytes()), data);
   }
-  CARRY_CHECK(best.has_value());
-  impl.Allocate(*best);
-  impl.layout = LayoutId(*best);
+  memory from(DescribeMatrix(w, transpose), DnnlEngine(),
+              const_cast<void*>(w.data));
+  memory to = packed;
+  dnnl::reorder(from, to).execute(DnnlStream(), from, to);
+  DnnlStream().wait();
+}
+
+PackedWeight::PackedWeight(ConstMatView w, bool transpose, DType dtype,
+                           int64_t rows_hint) {
+  const int64_t n = transpose ? w.rows : w.cols;
+  const int64_t k = transpose ? w.cols : w.rows;
+  CARRY_CHECK(n > 0 && k > 0 && rows_hint > 0);
+  impl_ = Impl::Choose(n, k, transpose, dtype, rows_hint);
+  impl_->pages = Pages(impl_->Bytes());
+  impl_->Place(impl_->pages.data());
   Update(w);
 }
 
 PackedWeight::~PackedWeight() = default;
 
-int64_t PackedWeight::bytes() const {
-  if (impl_->thin) return ThinWeightBytes(impl_->n, impl_->k);
-  if (!impl_->slices.empty()) {
-    int64_t sum = 0;
-    for (const auto& slice : impl_->slices) sum += slice->bytes();
-    return sum;
-  }
-  return static_cast<int64_t>(impl_->packed.get_desc().get_size());
-}
+int64_t PackedWeight::bytes() const { return impl_->Bytes(); }
 
 void PackedWeight::Update(ConstMatView w) {
-  const Impl& impl = *impl_;
-  CARRY_CHECK((impl.transpose ? w.rows : w.cols) == impl.n);
-  CARRY_CHECK((impl.transpose ? w.cols : w.rows) == impl.k);
-  if (impl.thin) return PackThinWeight(w, impl.transpose, impl.pages.data());
-  if (!impl.slices.empty()) {
-    for (size_t i = 0; i < impl.slices.size(); ++i) {
-      impl.slices[i]->Update(impl.Slice(w, static_cast<int64_t>(i)));
-    }
-    return;
-  }
-  TileLayout tiles;
-  if (DescribeTiles(impl.packed.get_desc(), &tiles) &&
-      (w.dtype == DType::kF32 || w.dtype == tiles.dtype)) {
-    return PackTiles(w, impl.transpose, tiles, ShouldStreamTiles(bytes()),
-                     impl.pages.data());
-  }
-  memory from(DescribeMatrix(w, impl.transpose), DnnlEngine(),
-              const_cast<void*>(w.data));
-  memory to = impl.packed;
-  dnnl::reorder(from, to).execute(DnnlStream(), from, to);
-  DnnlStream().wait();
+  CARRY_CHECK((impl_->transpose ? w.rows : w.cols) == impl_->n);
+  CARRY_CHECK((impl_->transpose ? w.cols : w.rows) == impl_->k);
+  impl_->Pack(w);
 }
 
 namespace {
@@ -268,11 +291,10 @@ int64_t BlockRows(const ConstMatView& w) {
 bool PacksRows(const PackedWeight::Impl& impl) {
   if (!impl.slices.empty()) {
     return std::all_of(impl.slices.begin(), impl.slices.end(),
-                       [](const auto& s) { return PacksRows(s->impl()); });
+                       [](const auto& slice) { return PacksRows(*slice); });
   }
   TileLayout tiles;
-  return !impl.thin && impl.layout != 0 &&
-         DescribeTiles(impl.packed.get_desc(), &tiles) &&
+  return !impl.thin && impl.layout != 0 && DescribeTiles(impl.desc, &tiles) &&
          kLeastBlock % (impl.transpose ? tiles.columns : tiles.rows) == 0;
 }
 
@@ -283,7 +305,7 @@ void PackRows(const ConstMatView& w, int64_t begin, int64_t end,
   if (!impl.slices.empty() && impl.transpose) {
     for (size_t i = 0; i < impl.slices.size(); ++i) {
       PackRows(impl.Slice(w, static_cast<int64_t>(i)), begin, end,
-               impl.slices[i]->impl());
+               *impl.slices[i]);
     }
     return;
   }
@@ -292,15 +314,15 @@ void PackRows(const ConstMatView& w, int64_t begin, int64_t end,
         std::min(begin / kSlice, PackedWeight::Impl::SliceCount(impl.k) - 1);
     const int64_t first = i * kSlice;
     return PackRows(impl.Slice(w, i), begin - first, end - first,
-                    impl.slices[i]->impl());
+                    *impl.slices[i]);
   }
   TileLayout tiles;
-  DescribeTiles(impl.packed.get_desc(), &tiles);
+  DescribeTiles(impl.desc, &tiles);
   const int64_t at = impl.transpose
                          ? begin / tiles.columns * tiles.column_stride
                          : begin / tiles.rows * tiles.row_stride;
   PackTiles(Rows(w, begin, end), impl.transpose, tiles, /*stream=*/true,
-            static_cast<char*>(impl.pages.data()) + at * SizeOf(tiles.dtype));
+            static_cast<char*>(impl.data) + at * SizeOf(tiles.dtype));
 }
 
 }  // namespace
@@ -364,6 +386,9 @@ void CastRows(const ConstMatView& from, const MatView& to) {
   });
 }
 
+void Multiply(const ConstMatView& a, const PackedWeight::Impl& impl,
+              const MatView& c, Write write, const float* bias);
+
 void MultiplySlices(const ConstMatView& a, const PackedWeight::Impl& impl,
                     const MatView& c, Write write, const float* bias) {
   MatView sum = c;
@@ -377,8 +402,8 @@ void MultiplySlices(const ConstMatView& a, const PackedWeight::Impl& impl,
     const ConstMatView part = Columns(a, at * kSlice, impl.SliceEnd(at));
     const MatView dense = DenseSpace(part, kSliceOfA);
     CopyRows(part, dense);
-    MatMul(dense, *impl.slices[i], sum, i == 0 ? write : Write::kAccumulate,
-           i == 0 ? bias : nullptr);
+    Multiply(dense, *impl.slices[i], sum, i == 0 ? write : Write::kAccumulate,
+             i == 0 ? bias : nullptr);
   }
   if (c.dtype != DType::kF32) CastRows(sum, c);
 }
@@ -386,20 +411,20 @@ void MultiplySlices(const ConstMatView& a, const PackedWeight::Impl& impl,
 // `a` in the packed type.
 void MultiplyPacked(const ConstMatView& a, const PackedWeight::Impl& impl,
                     const MatView& c, Write write, const float* bias) {
-  if (impl.thin) return ThinProduct(a, impl.pages.data(), c, write, bias);
+  if (impl.thin) return ThinProduct(a, impl.data, c, write, bias);
   if (!impl.slices.empty()) return MultiplySlices(a, impl, c, write, bias);
   if (impl.pad != 0 && a.cols == impl.k) {
     return MultiplyPacked(Padded(a, impl.pad), impl, c, write, bias);
   }
   MatMulArgs args = {a, false, impl.Shape(), impl.transpose, c, write, bias};
   if (impl.layout == 0) {
-    args.b.data = impl.packed.get_data_handle();
+    args.b.data = impl.data;
     if (a.rows > kFewRows) return MatMul(args);
     return VectorMatMul(a, args.b, c, write, bias);
   }
-  DnnlProduct& product = FindProduct(args, impl.packed.get_desc(), impl.layout);
+  DnnlProduct& product = FindProduct(args, impl.desc, impl.layout);
   if (product.usable() && !product.reference()) {
-    args.b.data = impl.packed.get_data_handle();
+    args.b.data = impl.data;
     product.Run(a, args.b, bias, c.data);
     return;
   }
@@ -425,6 +450,16 @@ void MultiplyPacked(const ConstMatView& a, const PackedWeight::Impl& impl,
   MatMul(args);
 }
 
+// `a` in the type asked for.
+void Multiply(const ConstMatView& a, const PackedWeight::Impl& impl,
+              const MatView& c, Write write, const float* bias) {
+  if (impl.held == impl.dtype) return MultiplyPacked(a, impl, c, write, bias);
+  FloatCopy copy(a);
+  IntoFloat(c, [&](const MatView& c32) {
+    MultiplyPacked(copy.view(), impl, c32, write, bias);
+  });
+}
+
 }  // namespace
 
 void MatMul(ConstMatView a, const PackedWeight& w, MatView c, Write write,
@@ -432,12 +467,7 @@ void MatMul(ConstMatView a, const PackedWeight& w, MatView c, Write write,
   const PackedWeight::Impl& impl = w.impl();
   CARRY_CHECK(a.cols == impl.k && c.cols == impl.n && a.rows == c.rows);
   CARRY_CHECK(a.dtype == impl.dtype);
-  if (c.rows == 0) return;
-  if (impl.held == impl.dtype) return MultiplyPacked(a, impl, c, write, bias);
-  FloatCopy copy(a);
-  IntoFloat(c, [&](const MatView& c32) {
-    MultiplyPacked(copy.view(), impl, c32, write, bias);
-  });
+  if (c.rows > 0) Multiply(a, impl, c, write, bias);
 }
 
 }  // namespace carry
