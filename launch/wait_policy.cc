@@ -7,7 +7,7 @@ namespace carry {
 namespace {
 
 // Pauses of about 45 ns each.
-constexpr char kSpins[] = "2000";
+constexpr char kSpins[] = "10000";
 
 }  // namespace
 

@@ -32,10 +32,10 @@ TEST_F(CliTest, ThreadsSpinShortly) {
                    environment)
         .err;
   };
-  EXPECT_THAT(spins(""), HasSubstr("GOMP_SPINCOUNT = '2000'"));
+  EXPECT_THAT(spins(""), HasSubstr("GOMP_SPINCOUNT = '10000'"));
   EXPECT_THAT(spins("GOMP_SPINCOUNT=77"), HasSubstr("GOMP_SPINCOUNT = '77'"));
   EXPECT_THAT(spins("OMP_WAIT_POLICY=active"),
-              Not(HasSubstr("GOMP_SPINCOUNT = '2000'")));
+              Not(HasSubstr("GOMP_SPINCOUNT = '10000'")));
 }
 
 TEST_F(CliTest, EveryCommandHasHelpWithAnExample) {
