@@ -148,14 +148,16 @@ struct Prefetcher {
   // Nothing: one line that is there already.
   explicit Prefetcher(const void* any) : base(static_cast<const char*>(any)) {}
 
-  // Column `col` of the rows from `row`; nothing where there are fewer than
-  // `rows`.
+  // A vector from column `col` of the rows from `row`; nothing where there are
+  // fewer than `rows`. Its end, since that is a line further where rows begin
+  // anywhere, and the line before came with the vector before.
   Prefetcher(const ConstMatView& v, int64_t row, int64_t rows, int64_t col,
              const void* any)
       : base(static_cast<const char*>(any)) {
     if (v.data == nullptr || row < 0 || row + rows > v.rows) return;
     const int64_t size = SizeOf(v.dtype);
-    base = static_cast<const char*>(v.data) + (row * v.stride + col + kLanes - 1) * size;
+    base = static_cast<const char*>(v.data) +
+           (row * v.stride + col + kLanes - 1) * size;
     stride = v.stride * size;
   }
 
