@@ -112,14 +112,15 @@ namespace {
 // The more terms a product has, the more the library waits for memory with AMX:
 // at K = 50,280 it makes 0.8 TFLOP/s in a training step, where slices of 1,024
 // terms make 1.5, the dense copies of A included; at K = 8,192 1.5 and 1.8. In
-// fp32 slices gain nothing, nor for few rows; in small or narrow products the
-// copies cost more.
-constexpr int64_t kSlice = 1024, kDeepWeight = 3 << 20;
-constexpr int64_t kSliceRows = 128, kSliceColumns = 512;
+// fp32 slices gain nothing, nor for few rows; in narrow products the copies
+// cost more, and with fewer terms they do with one thread.
+constexpr int64_t kSlice = 1024;
+constexpr int64_t kSliceTerms = 4 * kSlice, kSliceRows = 128,
+                  kSliceColumns = 512;
 
 bool TakesSlices(DType dtype, int64_t rows, int64_t n, int64_t k) {
   return dtype == DType::kBF16 && rows >= kSliceRows && n >= kSliceColumns &&
-         k >= 2 * kSlice && k * n >= kDeepWeight && HasAmxBf16();
+         k >= kSliceTerms && HasAmxBf16();
 }
 
 // Columns [begin, end) of a matrix.
