@@ -42,7 +42,7 @@ ProductYardstick::ProductYardstick(int64_t m, int64_t n, int64_t k, DType in,
   using Tag = memory::format_tag;
   const bool gradient = layout == ProductLayout::kGradient;
   impl_->flops = 2.0 * static_cast<double>(m * n * k);
-  if (DnnlDies(in, k)) ++k;
+  if (DnnlDies(in, k)) ++k;  // A term that does not count.
   const auto desc = [&](int64_t rows, int64_t cols, DType dtype, Tag tag) {
     return memory::desc(
         {rows, cols},
