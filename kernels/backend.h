@@ -38,7 +38,8 @@ class WeightPack {
   virtual ~WeightPack() = default;
   // Takes new values of the same shape.
   virtual void Update(const ConstMatView& weight) = 0;
-  // The same for the other pack of the weight too.
+  // The same for two packs of one weight: this one for y = x W^T, `other` for
+  // dx = dy W.
   virtual void UpdateBoth(const ConstMatView& weight, WeightPack& other) {
     Update(weight);
     other.Update(weight);

@@ -17,6 +17,7 @@
 #include "kernels/cpu/matmul_vector.h"
 #include "kernels/cpu/pack_weight.h"
 #include "kernels/cpu/pages.h"
+#include "kernels/cpu/parts.h"
 #include "kernels/elementwise.h"
 #include "kernels/parallel_for.h"
 
@@ -123,19 +124,6 @@ bool TakesSlices(DType dtype, int64_t rows, int64_t n, int64_t k) {
          k >= kSliceTerms && HasAmxBf16();
 }
 
-// Columns [begin, end) of a matrix.
-ConstMatView Columns(const ConstMatView& v, int64_t begin, int64_t end) {
-  const char* data = static_cast<const char*>(v.data);
-  return {data + begin * SizeOf(v.dtype), v.dtype, v.rows, end - begin,
-          v.stride};
-}
-
-ConstMatView Rows(const ConstMatView& v, int64_t begin, int64_t end) {
-  const char* data = static_cast<const char*>(v.data);
-  return {data + begin * v.stride * SizeOf(v.dtype), v.dtype, end - begin,
-          v.cols, v.stride};
-}
-
 // Up to the next line.
 int64_t Aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -170,8 +158,8 @@ struct PackedWeight::Impl {
     return i + 1 == SliceCount(k) ? k : (i + 1) * kSlice;
   }
   ConstMatView Slice(const ConstMatView& w, int64_t i) const {
-    return transpose ? Columns(w, i * kSlice, SliceEnd(i))
-                     : Rows(w, i * kSlice, SliceEnd(i));
+    return transpose ? ColumnsOf(w, i * kSlice, SliceEnd(i))
+                     : RowsOf(w, i * kSlice, SliceEnd(i));
   }
 
   ConstMatView Shape() const {  // Of W with its padding; no data.
@@ -254,6 +242,15 @@ void PackedWeight::Impl::Pack(const ConstMatView& w) const {
   DnnlStream().wait();
 }
 
+namespace {
+
+void CheckShape(const ConstMatView& w, const PackedWeight::Impl& impl) {
+  CARRY_CHECK((impl.transpose ? w.rows : w.cols) == impl.n);
+  CARRY_CHECK((impl.transpose ? w.cols : w.rows) == impl.k);
+}
+
+}  // namespace
+
 PackedWeight::PackedWeight(ConstMatView w, bool transpose, DType dtype,
                            int64_t rows_hint) {
   const int64_t n = transpose ? w.rows : w.cols;
@@ -270,8 +267,7 @@ PackedWeight::~PackedWeight() = default;
 int64_t PackedWeight::bytes() const { return impl_->Bytes(); }
 
 void PackedWeight::Update(ConstMatView w) {
-  CARRY_CHECK((impl_->transpose ? w.rows : w.cols) == impl_->n);
-  CARRY_CHECK((impl_->transpose ? w.cols : w.rows) == impl_->k);
+  CheckShape(w, *impl_);
   impl_->Pack(w);
 }
 
@@ -322,7 +318,7 @@ void PackRows(const ConstMatView& w, int64_t begin, int64_t end,
   const int64_t at = impl.transpose
                          ? begin / tiles.columns * tiles.column_stride
                          : begin / tiles.rows * tiles.row_stride;
-  PackTiles(Rows(w, begin, end), impl.transpose, tiles, /*stream=*/true,
+  PackTiles(RowsOf(w, begin, end), impl.transpose, tiles, /*stream=*/true,
             static_cast<char*>(impl.data) + at * SizeOf(tiles.dtype));
 }
 
@@ -330,6 +326,9 @@ void PackRows(const ConstMatView& w, int64_t begin, int64_t end,
 
 void PackedWeight::UpdateBoth(ConstMatView w, PackedWeight* y,
                               PackedWeight* dx) {
+  CARRY_CHECK(y->impl().transpose && !dx->impl().transpose);
+  CheckShape(w, y->impl());
+  CheckShape(w, dx->impl());
   // A small one stays in the caches as it is.
   const int64_t block = BlockRows(w);
   if (w.dtype != DType::kF32 || w.rows <= block || !PacksRows(y->impl()) ||
@@ -400,7 +399,7 @@ void MultiplySlices(const ConstMatView& a, const PackedWeight::Impl& impl,
   }
   for (size_t i = 0; i < impl.slices.size(); ++i) {
     const auto at = static_cast<int64_t>(i);
-    const ConstMatView part = Columns(a, at * kSlice, impl.SliceEnd(at));
+    const ConstMatView part = ColumnsOf(a, at * kSlice, impl.SliceEnd(at));
     const MatView dense = DenseSpace(part, kSliceOfA);
     CopyRows(part, dense);
     Multiply(dense, *impl.slices[i], sum, i == 0 ? write : Write::kAccumulate,

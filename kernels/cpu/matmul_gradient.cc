@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/matmul_gradient_amx.h"
 #include "kernels/cpu/pages.h"
+#include "kernels/cpu/parts.h"
 #include "kernels/parallel_for.h"
 
 namespace carry {
@@ -28,12 +29,6 @@ bool TakesTiles(const MatMulArgs& args) {
 
 bool IsThin(const MatMulArgs& args) {
   return args.c.cols < kThin && args.c.rows >= kLong;
-}
-
-ConstMatView Rows(const ConstMatView& v, int64_t begin, int64_t end) {
-  const char* data = static_cast<const char*>(v.data);
-  return {data + begin * v.stride * SizeOf(v.dtype), v.dtype, end - begin,
-          v.cols, v.stride};
 }
 
 // c += ct^T, or c = ct^T, 16 rows of c at a time: a line of each row of ct.
@@ -85,8 +80,8 @@ void MultiplyGradient(const MatMulArgs& args) {
   const int64_t step = (tiles + Chunks(args) - 1) / Chunks(args) * kTile;
   for (int64_t begin = 0; begin < args.a.rows; begin += step) {
     const int64_t end = std::min(args.a.rows, begin + step);
-    part.a = Rows(thin ? args.b : args.a, begin, end);
-    part.b = Rows(thin ? args.a : args.b, begin, end);
+    part.a = RowsOf(thin ? args.b : args.a, begin, end);
+    part.b = RowsOf(thin ? args.a : args.b, begin, end);
     MatMul(part);
     part.write = Write::kAccumulate;
   }

@@ -213,7 +213,7 @@ struct VectorWriter {
 // threads that do so have been seen to take twice the time of the whole pass.
 struct LineWriter {
   static constexpr int64_t kTails = kScanTile * kLanes;
-  float* tails;  // [kScanTile][kLanes]: the beginnings of lines, or null.
+  float* tails;  // [kScanTile][kLanes]: the beginnings of lines
 
   // Columns [col, col + width) of row `t` of the tile, `row` of the matrix;
   // whether they are the first and the last of this thread's. All but the last
